@@ -1,0 +1,43 @@
+import postgres from 'postgres'
+
+/** A postgres.js client, as `connect` makes it. */
+export type Sql = postgres.Sql
+
+/** A postgres.js transaction, as transactional handlers get it. */
+export type TransactionSql = postgres.TransactionSql
+
+export interface ConnectOptions {
+  /** Connections at most. Default 1: a poller never needs more. */
+  readonly max?: number
+  /** Shown in pg_stat_activity. Default `loopless`. */
+  readonly applicationName?: string
+  /** Ends a statement of ours that takes longer. Default 60,000 ms; 0: never. */
+  readonly statementTimeoutMs?: number
+  /** Ends a session that sits in a transaction, as a frozen or killed Lambda does. Default 30,000 ms; 0: never. */
+  readonly idleInTransactionTimeoutMs?: number
+  /** For a new connection. Default 10 s. */
+  readonly connectTimeoutSeconds?: number
+  /** Named prepared statements; false for a pooler that cannot keep them. Default true. */
+  readonly prepare?: boolean
+}
+
+/**
+ * Opens a client for a poller: settings that keep a frozen or killed process from holding locks for long.
+ * Connects with the first query.
+ */
+export function connect(url: string, options: ConnectOptions = {}): Sql {
+  return postgres(url, {
+    max: options.max ?? 1,
+    prepare: options.prepare ?? true,
+    connect_timeout: options.connectTimeoutSeconds ?? 10,
+    keep_alive: 10,
+    onnotice: () => {},
+    connection: {
+      application_name: options.applicationName ?? 'loopless',
+      statement_timeout: options.statementTimeoutMs ?? 60_000,
+      idle_in_transaction_session_timeout: options.idleInTransactionTimeoutMs ?? 30_000,
+      // the server's side of a dead peer: noticed after 10 + 3 × 5 s instead of two hours
+      ...({ tcp_keepalives_idle: 10, tcp_keepalives_interval: 5, tcp_keepalives_count: 3 } as Record<string, number>),
+    },
+  })
+}

@@ -1,0 +1,152 @@
+/** Where in a value a problem was found, as Standard Schema reports it. */
+export interface PayloadIssue {
+  readonly message: string
+  /** Keys from the root of the payload, for example `['items', 0, 'sku']`; empty for the payload itself. */
+  readonly path: ReadonlyArray<PropertyKey>
+}
+
+/** Base of every error that Loopless throws; `code` is stable, the message is for people. */
+export abstract class LooplessError extends Error {
+  abstract readonly code: string
+}
+
+/** An event cannot be published as given; nothing was written. */
+export class InvalidEventError extends LooplessError {
+  override readonly name = 'InvalidEventError'
+  readonly code: 'INVALID_NAME' | 'INVALID_PAYLOAD' | 'PAYLOAD_TOO_LARGE' | 'NOT_SERIALIZABLE' | 'INVALID_OPTION'
+  readonly eventName: string
+  /** What the event's schema said, for `INVALID_PAYLOAD`; empty for the other codes. */
+  readonly issues: ReadonlyArray<PayloadIssue>
+
+  constructor(
+    code: InvalidEventError['code'],
+    eventName: string,
+    message: string,
+    options: ErrorOptions & { issues?: ReadonlyArray<PayloadIssue> } = {},
+  ) {
+    super(message, options)
+    this.code = code
+    this.eventName = eventName
+    this.issues = options.issues ?? []
+  }
+}
+
+/** A handler, a handler set or a setting is not valid; thrown when the module loads or the call begins. */
+export class InvalidOptionError extends LooplessError {
+  override readonly name = 'InvalidOptionError'
+  readonly code = 'INVALID_OPTION'
+}
+
+/** The database has no (or an older) Loopless schema: run `loopless migrate`. */
+export class SchemaMissingError extends LooplessError {
+  override readonly name = 'SchemaMissingError'
+  readonly code = 'SCHEMA_MISSING'
+}
+
+/** `loopless migrate` must not go on: the database is newer than this code, or a migration was changed. */
+export class MigrationError extends LooplessError {
+  override readonly name = 'MigrationError'
+  readonly code: 'DATABASE_NEWER' | 'MIGRATION_CHANGED' | 'MIGRATION_FAILED'
+
+  constructor(code: MigrationError['code'], message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+}
+
+/** This poller's handlers are not the registered set, so it claimed nothing: stop it, or register the set. */
+export class HandlerSetError extends LooplessError {
+  override readonly name = 'HandlerSetError'
+  readonly code = 'HANDLER_SET_NOT_REGISTERED'
+}
+
+/** The lease expired and another poll took the events; what this poll did in the transaction was rolled back. */
+export class LeaseLostError extends LooplessError {
+  override readonly name = 'LeaseLostError'
+  readonly code = 'LEASE_LOST'
+}
+
+/** The database did not do what was asked: connection lost, time-out, failover. Nothing is lost; poll again. */
+export class DatabaseError extends LooplessError {
+  override readonly name = 'DatabaseError'
+  readonly code = 'DATABASE_FAILED'
+  /** SQLSTATE of the server, or the driver's code such as `CONNECTION_CLOSED`; null when there is none. */
+  readonly sqlState: string | null
+
+  constructor(message: string, sqlState: string | null, options?: ErrorOptions) {
+    super(message, options)
+    this.sqlState = sqlState
+  }
+}
+
+/** A handler ran past its `timeoutSeconds`, or was still running when its poll had to end. */
+export class TimeoutError extends LooplessError {
+  override readonly name = 'TimeoutError'
+  readonly code = 'HANDLER_TIMED_OUT'
+}
+
+/** The poller died while it ran this event alone; recorded as an attempt by the poll that found out. */
+export class PollerDiedError extends LooplessError {
+  override readonly name = 'PollerDiedError'
+  readonly code = 'POLLER_DIED'
+}
+
+/** A handler used its `tx` after it had returned, failed or timed out. */
+export class TransactionEndedError extends LooplessError {
+  override readonly name = 'TransactionEndedError'
+  readonly code = 'TRANSACTION_ENDED'
+}
+
+/** What a handler threw was not an Error; `message` shows the value. */
+export class NonError extends LooplessError {
+  override readonly name = 'NonError'
+  readonly code = 'NON_ERROR_THROWN'
+}
+
+/** Thrown by a handler to be tried again at a time of its own; made by `retryAt` and `retryAfter`. */
+export class RetryRequest extends LooplessError {
+  override readonly name = 'RetryRequest'
+  readonly code = 'RETRY_REQUESTED'
+  /** Exactly one of the two is set. */
+  readonly at: Date | null
+  readonly afterSeconds: number | null
+
+  constructor(when: { at: Date } | { afterSeconds: number }, options?: ErrorOptions) {
+    super('at' in when ? `The handler asked to be tried again at ${when.at.toISOString()}.` : `The handler asked to be tried again after ${when.afterSeconds} s.`, options)
+    this.at = 'at' in when ? when.at : null
+    this.afterSeconds = 'at' in when ? null : when.afterSeconds
+  }
+}
+
+/** Thrown by a handler that wants no further attempt; made by `discard`. */
+export class DiscardRequest extends LooplessError {
+  override readonly name = 'DiscardRequest'
+  readonly code = 'DISCARDED'
+}
+
+/**
+ * `throw retryAt(date)` in a handler: this attempt failed, try again then.
+ * @throws InvalidOptionError when `date` is not a valid Date
+ */
+export function retryAt(date: Date, options?: ErrorOptions): RetryRequest {
+  if (!(date instanceof Date) || Number.isNaN(date.getTime())) {
+    throw new InvalidOptionError(`Expected retryAt to get a valid Date, got ${String(date)}.`)
+  }
+  return new RetryRequest({ at: date }, options)
+}
+
+/**
+ * `throw retryAfter(seconds)` in a handler: this attempt failed, try again that long after the poll's now.
+ * @throws InvalidOptionError when `seconds` is negative or not finite
+ */
+export function retryAfter(seconds: number, options?: ErrorOptions): RetryRequest {
+  if (!Number.isFinite(seconds) || seconds < 0) {
+    throw new InvalidOptionError(`Expected retryAfter to get seconds of 0 or more, got ${String(seconds)}.`)
+  }
+  return new RetryRequest({ afterSeconds: seconds }, options)
+}
+
+/** `throw discard(reason)` in a handler: to the dead letters at once, whatever attempts are left. */
+export function discard(reason: string, options?: ErrorOptions): DiscardRequest {
+  return new DiscardRequest(reason, options)
+}
