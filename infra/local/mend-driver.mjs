@@ -1,7 +1,7 @@
 // Mends postgres.js 3.4.9 in node_modules; `npm run prepare` runs it, on whatever Node is there.
 //
 // When a connection dies, the released driver can end the process, leave queries unsettled for ever, or run a
-// statement in a session that is not its own. Upstream: porsager/postgres #1066, #1154, #1208. What is mended
+// statement of a dead transaction in a later session; and an error amid rows spoils the next result. Upstream: porsager/postgres #1066, #1154, #1208. What is mended
 // stands beside each replacement below. tests/driver.test.ts proves it against a server that is killed.
 //
 // It can go when a release settles every query of a dead connection and that test passes without it: remove
@@ -52,6 +52,7 @@ const connectionReplacements = [
       queryError(sent.shift(), err)
     query = results = errorResponse = null
     result = new Result()
+    rows = 0
   }
 
   function nextWrite(fn) {
@@ -104,6 +105,18 @@ const connectionReplacements = [
     to: `
     onclose(connection, connection.mendedClosed())
     ended && !initial && (ended(), ending = ended = null)`,
+  },
+  {
+    why: 'after an error amid the rows of a result, the next result began with as many holes as it had rows',
+    from: `
+    query = results = errorResponse = null
+    result = new Result()
+    connectTimer.cancel()`,
+    to: `
+    query = results = errorResponse = null
+    result = new Result()
+    rows = 0
+    connectTimer.cancel()`,
   },
   {
     why: 'a connection that died while it fetched the types was an unhandled rejection; its query is told anyway',
