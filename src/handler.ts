@@ -1,6 +1,6 @@
 import type { TransactionSql } from './db/client.ts'
 import { InvalidOptionError } from './errors.ts'
-import type { EventDefinition, PayloadOf, ReceivedEvent } from './event.ts'
+import type { EventDefinition, OutputOf, ReceivedEvent } from './event.ts'
 
 /** When a handler is tried, and how long it may take. */
 export interface HandlerOptions {
@@ -56,7 +56,7 @@ export interface WithTransaction {
 }
 
 /** An element of what a batch handler gets. */
-export interface BatchEvent<Payload> extends ReceivedEvent<Payload> {
+export interface BatchEvent<Payload> extends ReceivedEvent<string, Payload> {
   readonly attempt: number
   readonly idempotencyKey: string
 }
@@ -71,7 +71,7 @@ type ContextOf<Options extends HandlerOptions> = (Options extends { batch: true 
 
 type HandlerFunction<Payload, Options extends HandlerOptions> = Options extends { batch: true }
   ? (events: ReadonlyArray<BatchEvent<Payload>>, context: ContextOf<Options>) => BatchResult | void | Promise<BatchResult | void>
-  : (event: ReceivedEvent<Payload>, context: ContextOf<Options>) => unknown
+  : (event: ReceivedEvent<string, Payload>, context: ContextOf<Options>) => unknown
 
 const brand = Symbol.for('loopless.handler')
 
@@ -104,7 +104,7 @@ export interface Handler {
 export function defineHandler<Definition extends EventDefinition, const Options extends HandlerOptions>(
   on: Definition,
   options: Options,
-  run: HandlerFunction<PayloadOf<Definition>, Options>,
+  run: HandlerFunction<OutputOf<Definition>, Options>,
 ): Handler
 export function defineHandler<const Options extends HandlerOptions>(
   on: string,

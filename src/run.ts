@@ -1,19 +1,12 @@
 import type { Item } from './claim.ts'
 import type { NamedHandler } from './handler-set.ts'
 
-/** One handler for one event, from planned to its outcome. */
-export interface Run {
-  readonly item: Item
-  /** Index of the event in the claim. */
-  readonly index: number
+/** One call of a handler, from planned to its outcome. */
+export interface Call {
   readonly handler: NamedHandler
-  /** Number of this attempt, from 1. */
-  readonly attempt: number
   /** planned → running → succeeded or failed; one that stays planned was not started. */
   state: 'planned' | 'running' | 'succeeded' | 'failed'
   error: unknown
-  /** Does not fit the schema: to the dead letters without a further attempt. */
-  invalid: boolean
   /** performance.now() at the call and at the outcome. */
   beganMs: number
   endedMs: number
@@ -25,15 +18,30 @@ export interface Run {
   finished: (() => void) | null
 }
 
+/** One handler for one event; the call of a batch handler spans several. */
+export interface Run extends Call {
+  readonly item: Item
+  /** Index of the event in the claim. */
+  readonly index: number
+  /** Number of this attempt, from 1. */
+  readonly attempt: number
+  /** The payload does not fit the schema: to the dead letters without a further attempt. */
+  invalid: boolean
+}
+
+export function planCall(handler: NamedHandler): Call {
+  return { handler, state: 'planned', error: undefined, beganMs: 0, endedMs: 0, limitMs: 0, abort: null, finished: null }
+}
+
 export function planRun(item: Item, index: number, handler: NamedHandler): Run {
   return {
     item,
     index,
-    handler,
     attempt: (item.delivery?.attempt ?? 0) + 1,
+    invalid: false,
+    handler,
     state: 'planned',
     error: undefined,
-    invalid: false,
     beganMs: 0,
     endedMs: 0,
     limitMs: 0,
@@ -42,13 +50,18 @@ export function planRun(item: Item, index: number, handler: NamedHandler): Run {
   }
 }
 
+export function startCall(call: Call): void {
+  call.state = 'running'
+  call.beganMs = performance.now()
+}
+
 /** Records the outcome; a later one, of a handler that was given up, changes nothing. */
-export function finishRun(run: Run, state: 'succeeded' | 'failed', error?: unknown): void {
-  if (run.state !== 'running') return
-  run.state = state
-  run.error = error
-  run.endedMs = performance.now()
-  run.finished?.()
+export function finishCall(call: Call, state: 'succeeded' | 'failed', error?: unknown): void {
+  if (call.state !== 'running') return
+  call.state = state
+  call.error = error
+  call.endedMs = performance.now()
+  call.finished?.()
 }
 
 /** Puts a run back to planned, for a group that is run again. */

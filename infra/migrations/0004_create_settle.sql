@@ -1,15 +1,19 @@
 -- Settling: what a poll did becomes true, if it still holds the lease.
 -- Locks: functions only. At run time: the rows of one lease, batch before deliveries.
--- Errors: LL010 lease lost; everything in the transaction must roll back.
+-- Errors: LL010 lease lost, LL013 not in the group's transaction; everything in the transaction must roll back.
 
 -- A batch in which every handler succeeded needs the first three arguments; the rest comes as outcomes:
---   split    {xid, id, size}  only the first `size` events, through that position, were started; the others are free at once
+--   split    {xid, id}  only the events through that position were started; the others become a batch that is free at once
+--   reopen   true  no event of the batch was started: it is free at once
 --   failed   [{deliveryId?, xid, id, handler, attempt, charged, alone, dueAt?, dead?, beganAt, endedAt, errorClass, errorMessage, errorStack}]
 --            due again at dueAt, or to the dead letters for the reason dead; charged: an attempt is recorded
 --   waiting  [{xid, id, handler, reason, alone}]  new deliveries, due now, uncharged
 --   released [delivery id]  leased but not started: free at once, uncharged
 --   done     [delivery id]  to be deleted: succeeded, dead, or replaced by a row for each handler
-create function loopless.settle(at timestamptz, token uuid, batch_id bigint, outcomes json default null) returns void
+--
+-- With in_group the caller's transaction must be the one that loopless.begin_group opened under this token: the
+-- effects of handlers made before a lost connection or a handler's own commit are then never settled apart from it.
+create function loopless.settle(at timestamptz, token uuid, batch_id bigint, outcomes json default null, in_group boolean default false) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -21,7 +25,15 @@ declare
   batch loopless.batch;
   expected integer;
   matched integer;
+  cut_xid xid8;
+  cut_id bigint;
+  started integer;
 begin
+  if in_group and current_setting('loopless.group_token', true) is distinct from token::text then
+    raise exception using errcode = 'LL013',
+      message = 'The transaction that the handlers began in has ended before it was settled.',
+      hint = 'A transactional handler must not commit or roll back by itself.';
+  end if;
   if batch_id is not null then
     update loopless.batch b set settled_at = at
     where b.id = settle.batch_id and b.lease = token and b.settled_at is null
@@ -52,16 +64,21 @@ begin
       message = format('The lease on %s of %s deliveries was lost: it expired, and another poll took them.', expected - matched, expected);
   end if;
 
-  if outcomes -> 'split' is not null then
+  if outcomes -> 'reopen' is not null then
+    update loopless.batch b set settled_at = null, lease = null, leased_until = at where b.id = batch.id;
+  elsif outcomes -> 'split' is not null then
+    cut_xid := (outcomes -> 'split' ->> 'xid')::xid8;
+    cut_id := (outcomes -> 'split' ->> 'id')::bigint;
+    started := (
+      select count(*) from loopless.window_positions(
+        batch.from_snapshot, batch.to_snapshot, batch.after_xid, batch.after_id, cut_xid, cut_id, batch.size));
+    -- the row that was split keeps its end: it may be the head of the log
     insert into loopless.batch (
       split_from, leased_until, from_snapshot, to_snapshot,
       after_xid, after_id, through_xid, through_id, high_id, size)
-    select coalesce(batch.split_from, batch.id), at, batch.from_snapshot, batch.to_snapshot,
-      s.xid, s.id, batch.through_xid, batch.through_id, batch.high_id, batch.size - s.size
-    from json_to_record(outcomes -> 'split') as s (xid xid8, id bigint, size integer);
-    update loopless.batch b set through_xid = s.xid, through_id = s.id, size = s.size
-    from json_to_record(outcomes -> 'split') as s (xid xid8, id bigint, size integer)
-    where b.id = batch.id;
+    values (
+      coalesce(batch.split_from, batch.id), at, batch.from_snapshot, batch.to_snapshot,
+      cut_xid, cut_id, batch.through_xid, batch.through_id, batch.high_id, batch.size - started);
   end if;
 
   update loopless.delivery d set lease = null, due_at = at
@@ -105,8 +122,19 @@ begin
   delete from loopless.delivery d
   using json_array_elements_text(outcomes -> 'done') r where d.id = r.value::bigint;
 end $$;
-comment on function loopless.settle(timestamptz, uuid, bigint, json) is
+comment on function loopless.settle(timestamptz, uuid, bigint, json, boolean) is
   'Settles what a poll holds; raises LL010 when the lease was lost.';
+
+-- Marks the caller's transaction as the group of a token, and ends any statement in it that takes too long.
+create function loopless.begin_group(token uuid, statement_timeout_ms integer) returns text
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select set_config('statement_timeout', statement_timeout_ms::text, true);
+  select set_config('loopless.group_token', token::text, true);
+$$;
+comment on function loopless.begin_group(uuid, integer) is
+  'Marks the transaction in which transactional handlers run; settle checks it.';
 
 -- Gives back, uncharged, whatever a poll still holds under its lease: for a poll that could not go on.
 create function loopless.release(at timestamptz, token uuid) returns integer

@@ -1,0 +1,44 @@
+import { channel } from 'node:diagnostics_channel'
+import type { PollReport } from './report.ts'
+import type { Run } from './run.ts'
+
+/** Message of the channel `loopless:handled`: a handler's outcome for one event, once it is settled. */
+export interface HandledMessage {
+  readonly eventId: string
+  readonly eventName: string
+  readonly handler: string
+  readonly attempt: number
+  readonly outcome: 'succeeded' | 'failed'
+  /** What the handler threw; undefined when it succeeded. */
+  readonly error: unknown
+  readonly durationMs: number
+}
+
+/** Message of the channel `loopless:polled`: one batch, settled. */
+export interface PolledMessage {
+  readonly now: Date
+  readonly report: PollReport
+}
+
+const handled = channel('loopless:handled')
+const polled = channel('loopless:polled')
+
+/** Announces settled runs to whoever listens on `node:diagnostics_channel`; costs nothing when nobody does. */
+export function announce(now: Date, report: PollReport, runs: ReadonlyArray<Run>): void {
+  if (handled.hasSubscribers) {
+    for (const run of runs) if (run.state !== 'planned') handled.publish(messageOf(run))
+  }
+  if (polled.hasSubscribers) polled.publish({ now, report } satisfies PolledMessage)
+}
+
+function messageOf(run: Run): HandledMessage {
+  return {
+    eventId: run.item.event.id,
+    eventName: run.item.event.name,
+    handler: run.handler.name,
+    attempt: run.attempt,
+    outcome: run.state === 'succeeded' ? 'succeeded' : 'failed',
+    error: run.error,
+    durationMs: run.endedMs - run.beganMs,
+  }
+}

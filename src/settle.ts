@@ -1,0 +1,51 @@
+import type { Work } from './claim.ts'
+import type { Sql } from './db/client.ts'
+import { databaseError, isConnectionError } from './db/database-error.ts'
+import { LeaseLostError } from './errors.ts'
+import { isPlainSuccess, type Outcomes } from './outcome.ts'
+
+/** What is settled: everything under one lease. */
+export interface Settlement {
+  readonly work: Work
+  readonly outcomes: Outcomes
+  readonly now: Date
+}
+
+/** The one statement that settles; in the group's transaction it also checks that this is still the one. */
+export function settleStatement(sql: Sql, { work, outcomes, now }: Settlement, inGroup: boolean): PromiseLike<unknown> {
+  const exceptions = isPlainSuccess(outcomes) ? null : sql.json(outcomes as never)
+  return sql`select loopless.settle(${now}, ${work.token}, ${work.batchId}, ${exceptions}, ${inGroup})`
+}
+
+/**
+ * Settles in a transaction of its own. When the connection is lost, nobody knows whether the commit was carried
+ * out: it is tried once more, and the lease tells.
+ * @throws LeaseLostError, DatabaseError
+ */
+export async function settle(sql: Sql, settlement: Settlement): Promise<void> {
+  try {
+    await settleStatement(sql, settlement, false)
+  } catch (error) {
+    if (!isConnectionError(error)) throw databaseError(error)
+    await settleAgain(sql, settlement)
+  }
+}
+
+async function settleAgain(sql: Sql, settlement: Settlement): Promise<void> {
+  try {
+    await settleStatement(sql, settlement, false)
+  } catch (error) {
+    const problem = databaseError(error)
+    if (problem instanceof LeaseLostError && (await isSettled(sql, settlement.work))) return
+    throw problem
+  }
+}
+
+/** Whether this very lease has settled its batch: then the first try was carried out. */
+async function isSettled(sql: Sql, work: Work): Promise<boolean> {
+  if (work.batchId === null) return false
+  const rows = await sql`
+    select 1 as settled from loopless.batch
+    where id = ${work.batchId} and lease = ${work.token} and settled_at is not null`
+  return rows.length > 0
+}
