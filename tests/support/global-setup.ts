@@ -37,8 +37,9 @@ export default async function setUp(project: TestProject): Promise<() => Promise
   if (given) return prepareTemplate(project, given)
 
   await removeLeftovers()
+  // vitest ends without its teardown on a signal: the exit of this process ends the server (startServer).
+  process.once('SIGTERM', () => process.exit(143))
   const server = await startServer({ settings })
-  // vitest calls the returned function after failures and Ctrl-C; removeLeftovers covers a run that is killed.
   await prepareTemplate(project, server.url).catch(async (error: unknown) => {
     await server.destroy()
     throw error

@@ -1,4 +1,4 @@
-import { chmod, mkdtemp, rm } from 'node:fs/promises'
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { freePort, type PostgresServer, postgresServer } from '../../infra/local/postgres-server.ts'
@@ -18,16 +18,23 @@ export interface StartServerOptions {
 export async function startServer(options: StartServerOptions = {}): Promise<PostgresServer> {
   const { fsync = false, settings = {} } = options
   // The name says which process made it: the next run removes what a killed one left (global-setup.ts).
-  const directory = await mkdtemp(join(tmpdir(), `loopless-server-${process.pid}-`))
-  await chmod(directory, 0o755)
+  const directory = mkdtempSync(join(tmpdir(), `loopless-server-${process.pid}-`))
+  chmodSync(directory, 0o755)
   const server = await postgresServer({
     dataDirectory: join(directory, 'data'),
     port: await freePort(),
     settings: { fsync: fsync ? 'on' : 'off', max_connections: 300, ...settings },
   })
+  const remove = (): void => rmSync(directory, { recursive: true, force: true, maxRetries: 5 })
+  const onExit = (): void => {
+    server.destroyNow()
+    remove()
+  }
+  process.once('exit', onExit)
   const destroy = async (): Promise<void> => {
+    process.off('exit', onExit)
     await server.destroy()
-    await rm(directory, { recursive: true, force: true })
+    remove()
   }
   await server.start().catch(async (error: unknown) => {
     await destroy()
