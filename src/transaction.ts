@@ -84,12 +84,13 @@ async function runWithSavepoints(session: Sql, units: ReadonlyArray<Unit>, optio
   await session`commit`
 }
 
-function begin(session: Sql, units: ReadonlyArray<Unit>, { token, scope }: GroupOptions): void {
+/** Room for the settling beside what handlers may take; `cancel` ends a handler's statement before that. */
+const settleTimeoutMs = 10_000
+
+function begin(session: Sql, units: ReadonlyArray<Unit>, { token }: GroupOptions): void {
   send(session, 'begin')
-  const longestMs = Math.max(0, ...units.map((unit) => (unit[0]?.handler.timeoutSeconds ?? 0) * 1000))
-  const leftMs = scope.watch.endMs - performance.now()
-  const timeoutMs = Math.max(1, Math.ceil(Math.min(longestMs, leftMs)))
-  session`select loopless.begin_group(${token}, ${timeoutMs})`.catch(() => {})
+  const longestSeconds = Math.max(0, ...units.map((unit) => unit[0]?.handler.timeoutSeconds ?? 0))
+  session`select loopless.begin_group(${token}, ${Math.ceil(longestSeconds * 1000) + settleTimeoutMs})`.catch(() => {})
 }
 
 /** Sends without waiting: what fails here shows in the next statement, because the transaction is aborted or gone. */
