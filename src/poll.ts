@@ -2,6 +2,7 @@ import { announce } from './channels.ts'
 import { type ClaimLimits, claim, claimAlone, release, type Work } from './claim.ts'
 import type { Sql } from './db/client.ts'
 import { type Durations, learn } from './durations.ts'
+import { InvalidOptionError } from './errors.ts'
 import { handlePlain } from './handle.ts'
 import type { HandlerSet } from './handler-set.ts'
 import { type Limits, resolveLimits } from './limits.ts'
@@ -9,7 +10,7 @@ import { type LogSink, logJson } from './log.ts'
 import { type Outcomes, outcomesOf } from './outcome.ts'
 import type { Scope } from './perform.ts'
 import { type Plan, planWork } from './plan.ts'
-import { addWork, emptyReport, type PollReport } from './report.ts'
+import { addWork, earlier, emptyReport, type PollReport } from './report.ts'
 import type { Run } from './run.ts'
 import { settle, settleStatement } from './settle.ts'
 import { runGroup } from './transaction.ts'
@@ -48,6 +49,9 @@ interface Step {
  * not settled is handled by a later poll; InvalidOptionError
  */
 export async function poll(now: Date, options: PollOptions): Promise<PollReport> {
+  if (!(now instanceof Date) || Number.isNaN(now.getTime())) {
+    throw new InvalidOptionError(`Expected now to be a valid Date, got ${String(now)}.`)
+  }
   const step: Step = {
     now,
     startMs: performance.now(),
@@ -98,6 +102,7 @@ async function finish(step: Step, work: Work): Promise<void> {
     const outcomes = await timed(step, 'settle', () => settleWork(step, work, plan, scope, end))
     learn(durations, plan.runs)
     addWork(step.report, work, plan, outcomes)
+    if (step.report.released > 0) step.report.nextDueAt = earlier(step.report.nextDueAt, now)
     announce(now, step.report, plan.runs)
   } catch (error) {
     await release(options.sql, work.token, now)

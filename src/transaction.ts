@@ -26,7 +26,9 @@ export interface GroupOptions {
  * unless the connection was lost during the commit
  */
 export async function runGroup(sql: Sql, units: ReadonlyArray<Unit>, options: GroupOptions): Promise<void> {
-  const session = await sql.reserve()
+  const session = await sql.reserve().catch((error: unknown) => {
+    throw databaseError(error)
+  })
   try {
     if (await runOnce(session, units, options)) return
     const again = units.filter((unit) => !hasFinalFailure(unit))

@@ -301,19 +301,20 @@ end $$;
 comment on function loopless.claim_batch(timestamptz, uuid, timestamptz, integer, bigint) is
   'Leases the next part of the log; null when there is none.';
 
--- When there will be something to do if nothing is published: the first due time or end of a lease.
-create function loopless.next_due() returns timestamptz
+-- When there will be something to do if nothing is published: the first due time or end of a lease, but for what
+-- the asking poll itself has just leased.
+create function loopless.next_due(own uuid default null) returns timestamptz
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select least(
     (select d.due_at from loopless.delivery d where d.lease is null and not d.alone order by d.due_at, d.id limit 1),
     (select d.due_at from loopless.delivery d where d.lease is null and d.alone order by d.due_at, d.id limit 1),
-    (select d.due_at from loopless.delivery d where d.lease is not null order by d.due_at, d.id limit 1),
-    (select b.leased_until from loopless.batch b where b.settled_at is null order by b.leased_until limit 1)
+    (select d.due_at from loopless.delivery d where d.lease is not null and d.lease is distinct from own order by d.due_at, d.id limit 1),
+    (select b.leased_until from loopless.batch b where b.settled_at is null and b.lease is distinct from own order by b.leased_until limit 1)
   )
 $$;
-comment on function loopless.next_due() is 'The earliest due time of a delivery or end of a lease; null when nothing waits.';
+comment on function loopless.next_due(uuid) is 'The earliest due time of a delivery or end of a lease, without those of one lease; null when nothing waits.';
 
 -- One poll's claim. The first row is the summary; then events, FIFO, each with its delivery unless it comes
 -- from the log. New events come first; deliveries get at least max_deliveries of the poll, and all of it
@@ -361,7 +362,7 @@ begin
       'repaired', repaired,
       'alone', exists (select from loopless.delivery d where d.lease is null and d.alone and d.due_at <= at)
         or exists (select from loopless.delivery d where d.lease is not null and d.due_at <= at),
-      'nextDueAt', loopless.next_due()
+      'nextDueAt', loopless.next_due(token)
     ), null::json, null::bigint, null::text, null::text, null::json, null::json, null::timestamptz;
   if batch.id is not null and batch.settled_at is null then
     return query
