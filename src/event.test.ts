@@ -120,41 +120,56 @@ describe('event names', () => {
     {},
   ])('refuses %j', (name) => {
     expect(isEventName(name)).toBe(false)
-    expect(thrownBy(() => defineEvent(name as string))).toMatchObject({ name: 'InvalidEventError', code: 'INVALID_NAME' })
+    expect(thrownBy(() => defineEvent(name as string))).toMatchObject({
+      name: 'InvalidEventError',
+      code: 'INVALID_NAME',
+    })
   })
 
   test('says what a name may be and what it got', () => {
-    const rule = 'Expected an event name of 1–200 characters, dotted lower-case words (letters, digits, _, -), got'
+    const rule =
+      'Expected an event name of 1–200 characters, dotted lower-case words (letters, digits, _, -), got'
     expect(thrownBy(() => defineEvent('Order placed'))).toMatchObject({
       message: `${rule} "Order placed".`,
       eventName: 'Order placed',
     })
     expect(thrownBy(() => defineEvent('x'.repeat(201)))).toMatchObject({ message: `${rule} 201 characters.` })
-    expect(thrownBy(() => defineEvent(undefined as unknown as string))).toMatchObject({ message: `${rule} undefined.` })
+    expect(thrownBy(() => defineEvent(undefined as unknown as string))).toMatchObject({
+      message: `${rule} undefined.`,
+    })
   })
 })
 
 describe('validatePayload', () => {
   const definitions = {
-    zod: defineEvent('a', z.object({ items: z.array(z.object({ sku: z.string(), count: z.number().default(1) })) })),
+    zod: defineEvent(
+      'a',
+      z.object({ items: z.array(z.object({ sku: z.string(), count: z.number().default(1) })) }),
+    ),
     valibot: defineEvent(
       'a',
       v.object({ items: v.array(v.object({ sku: v.string(), count: v.optional(v.number(), 1) })) }),
     ),
   }
 
-  test.for(Object.entries(definitions))('answers at once with the output of a %s schema', ([, definition]) => {
-    expect(validatePayload(definition, { items: [{ sku: 'A' }] })).toMatchObject({
-      value: { items: [{ sku: 'A', count: 1 }] },
-    })
-  })
+  test.for(Object.entries(definitions))(
+    'answers at once with the output of a %s schema',
+    ([, definition]) => {
+      expect(validatePayload(definition, { items: [{ sku: 'A' }] })).toMatchObject({
+        value: { items: [{ sku: 'A', count: 1 }] },
+      })
+    },
+  )
 
-  test.for(Object.entries(definitions))('gives the issues of a %s schema with plain paths', ([, definition]) => {
-    const validation = validatePayload(definition, { items: [{ sku: 'A' }, { sku: 2 }] })
-    expect(validation).toEqual({
-      issues: [{ message: expect.stringMatching(/^Invalid/), path: ['items', 1, 'sku'] }],
-    })
-  })
+  test.for(Object.entries(definitions))(
+    'gives the issues of a %s schema with plain paths',
+    ([, definition]) => {
+      const validation = validatePayload(definition, { items: [{ sku: 'A' }, { sku: 2 }] })
+      expect(validation).toEqual({
+        issues: [{ message: expect.stringMatching(/^Invalid/), path: ['items', 1, 'sku'] }],
+      })
+    },
+  )
 
   test('takes anything when the event has no schema', () => {
     const value = { any: ['thing'] }
@@ -162,7 +177,9 @@ describe('validatePayload', () => {
   })
 
   test('waits for an asynchronous schema', async () => {
-    const later = z.object({ n: z.number() }).refine((value) => Promise.resolve(value.n > 0), { path: ['n'], error: 'Too small' })
+    const later = z
+      .object({ n: z.number() })
+      .refine((value) => Promise.resolve(value.n > 0), { path: ['n'], error: 'Too small' })
     const definition = defineEvent('a', later)
     const validation = validatePayload(definition, { n: 0 })
     expect(validation).toBeInstanceOf(Promise)

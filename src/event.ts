@@ -112,7 +112,7 @@ export function validatePayload<Output>(
   // without a schema nothing tells Output from what was published: the types are the publisher's promise
   if (schema === undefined) return { value: value as Output }
   const result = schema['~standard'].validate(value)
-  return isPromise(result) ? result.then(withPlainPaths) : withPlainPaths(result)
+  return isPromise(result) ? Promise.resolve(result).then(withPlainPaths) : withPlainPaths(result)
 }
 
 function withPlainPaths<Output>(result: StandardSchemaV1.Result<Output>): Validation<Output> {

@@ -1,6 +1,63 @@
 -- Publishing: an event and the caller's transaction become a row of the log.
--- Locks: none; functions only. All are security definer, so that a publisher needs no right on any table.
--- Errors: LL001 name, LL002 payload too large, LL003 payload or headers missing or not an object.
+-- Locks: none; functions only. At run time a publish with a dedupe key waits for another transaction that
+-- publishes with the same key; without one nothing waits.
+-- The functions that publishers call are security definer, so that a publisher needs no right on any table.
+-- Errors: LL001 name, LL002 payload too large, LL003 payload missing, LL004 another argument.
+
+-- The event that holds a dedupe key: the one given, or the earlier one that was published with it. A key that is
+-- held already costs a look, no write and no lock, so duplicates never wait for each other.
+create function loopless.hold_key(event_name text, dedupe_key text, event_id bigint, hold_for interval) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  held loopless.dedupe_key;
+begin
+  loop
+    -- waits here while another transaction publishes with the key, until it has committed or rolled back
+    insert into loopless.dedupe_key (event_name, key, event_id, expires_at)
+    values (hold_key.event_name, hold_key.dedupe_key, hold_key.event_id, now() + hold_for)
+    on conflict do nothing;
+    if found then
+      return event_id;
+    end if;
+    select k.* into held from loopless.dedupe_key k
+    where k.event_name = hold_key.event_name and k.key = hold_key.dedupe_key;
+    if found and held.expires_at > now() then
+      return held.event_id;
+    end if;
+    update loopless.dedupe_key k set event_id = hold_key.event_id, expires_at = now() + hold_for
+    where k.event_name = hold_key.event_name and k.key = hold_key.dedupe_key and k.expires_at <= now();
+    if found then
+      return event_id;
+    end if;
+    -- somebody else took over the expired key, or retention removed it: look again
+  end loop;
+end $$;
+comment on function loopless.hold_key(text, text, bigint, interval) is
+  'Returns the event that holds a dedupe key, after giving a free key to the event given.';
+
+-- Raises unless headers are an object of strings and small: a claim is bounded by the payloads alone.
+create function loopless.check_headers(event_name text, headers json) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if json_typeof(headers) <> 'object' then
+    raise exception using errcode = 'LL004',
+      message = format('Expected the headers of %s to be a JSON object of strings, got %s.', event_name, json_typeof(headers));
+  end if;
+  if octet_length(headers::text) > 16384 then
+    raise exception using errcode = 'LL004',
+      message = format('Expected the headers of %s to be at most 16384 bytes, got %s.', event_name, octet_length(headers::text));
+  end if;
+  if exists (select from json_each(headers) h where json_typeof(h.value) <> 'string') then
+    raise exception using errcode = 'LL004',
+      message = format('Expected the headers of %s to be a JSON object of strings, got %s.', event_name, headers);
+  end if;
+end $$;
+comment on function loopless.check_headers(text, json) is
+  'Raises LL004 unless headers are a JSON object of strings of at most 16 KiB.';
 
 create function loopless.publish(
   name text,
@@ -14,7 +71,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  first_id bigint;
+  holder_id bigint;
   new_id bigint;
   new_xid xid8;
   new_bytes integer;
@@ -26,32 +83,31 @@ begin
   if payload is null then
     raise exception using errcode = 'LL003', message = format('Expected the payload of %s to be JSON, got SQL null.', name), hint = 'For an event without data publish ''{}''.';
   end if;
-  if headers is not null and json_typeof(headers) <> 'object' then
-    raise exception using errcode = 'LL003', message = format('Expected the headers of %s to be a JSON object, got %s.', name, json_typeof(headers));
+  if headers is not null then
+    perform loopless.check_headers(name, headers);
   end if;
-  if dedupe_key is not null then
+  if dedupe_key is null then
+    insert into loopless.event as e (name, payload, headers, due_at)
+    values (publish.name, publish.payload, publish.headers, publish.due_at)
+    returning e.id, e.xid, e.bytes into new_id, new_xid, new_bytes;
+  else
+    if length(dedupe_key) not between 1 and 512 then
+      raise exception using errcode = 'LL004', message = format('Expected the dedupe key of %s to be 1-512 characters, got %s.', name, length(dedupe_key));
+    end if;
+    if dedupe_for is null or dedupe_for <= interval '0' then
+      raise exception using errcode = 'LL004', message = format('Expected the dedupe key of %s to be kept for more than 0 seconds, got %s.', name, coalesce(dedupe_for::text, 'null'));
+    end if;
     new_id := nextval('loopless.event_id_seq');
-    -- A second publisher with the same key waits here until the first has committed or rolled back.
-    insert into loopless.dedupe_key as k (event_name, key, event_id, expires_at)
-    values (publish.name, publish.dedupe_key, new_id, now() + publish.dedupe_for)
-    on conflict (event_name, key) do update
-    set event_id = excluded.event_id, expires_at = excluded.expires_at
-    where k.expires_at <= now();
-    if not found then
-      select k.event_id into first_id from loopless.dedupe_key k
-      where k.event_name = publish.name and k.key = publish.dedupe_key;
-      return first_id;
+    holder_id := loopless.hold_key(name, dedupe_key, new_id, dedupe_for);
+    if holder_id <> new_id then
+      return holder_id;
     end if;
     insert into loopless.event as e (id, name, payload, headers, due_at) overriding system value
     values (new_id, publish.name, publish.payload, publish.headers, publish.due_at)
     returning e.xid, e.bytes into new_xid, new_bytes;
-  else
-    insert into loopless.event as e (name, payload, headers, due_at)
-    values (publish.name, publish.payload, publish.headers, publish.due_at)
-    returning e.id, e.xid, e.bytes into new_id, new_xid, new_bytes;
   end if;
   if new_bytes > most_bytes then
-    raise exception using errcode = 'LL002', message = format('Expected the payload of %s to be at most %s bytes, got %s.', name, most_bytes, new_bytes), hint = 'Publish a reference to large data, or raise the limit: alter database ... set loopless.max_payload_bytes = ...';
+    raise exception using errcode = 'LL002', message = format('Expected the payload of %s to be at most %s bytes, got %s.', name, most_bytes, new_bytes), hint = 'Publish a reference to large data, or raise the limit where you publish: set loopless.max_payload_bytes = ...';
   end if;
   if due_at is not null then
     insert into loopless.delivery (event_xid, event_id, reason, due_at)
@@ -83,6 +139,9 @@ begin
     )
     select string_agg(a.id::text, ','), max(a.bytes) into ids, largest from appended a;
   else
+    perform loopless.check_headers(v.name, v.headers::json)
+    from unnest(string_to_array(names, E'\n'), string_to_array(publish_many.headers, E'\n')) as v (name, headers)
+    where v.headers <> '';
     with appended as (
       insert into loopless.event as e (name, payload, headers)
       select v.name, v.payload::json, nullif(v.headers, '')::json
@@ -92,7 +151,7 @@ begin
     select string_agg(a.id::text, ','), max(a.bytes) into ids, largest from appended a;
   end if;
   if largest > most_bytes then
-    raise exception using errcode = 'LL002', message = format('Expected each payload to be at most %s bytes, got %s.', most_bytes, largest), hint = 'Publish a reference to large data, or raise the limit: alter database ... set loopless.max_payload_bytes = ...';
+    raise exception using errcode = 'LL002', message = format('Expected each payload to be at most %s bytes, got %s.', most_bytes, largest), hint = 'Publish a reference to large data, or raise the limit where you publish: set loopless.max_payload_bytes = ...';
   end if;
   return ids;
 end $$;

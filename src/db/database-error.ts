@@ -22,6 +22,8 @@ export function databaseError(error: unknown, eventName = ''): LooplessError {
       return new InvalidEventError('PAYLOAD_TOO_LARGE', eventName, message, { cause: error })
     case 'LL003':
       return new InvalidEventError('INVALID_PAYLOAD', eventName, message, { cause: error })
+    case 'LL004':
+      return new InvalidEventError('INVALID_OPTION', eventName, message, { cause: error })
     case 'LL010':
       return new LeaseLostError(message, { cause: error })
     case 'LL011':
