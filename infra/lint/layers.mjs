@@ -1,33 +1,22 @@
 // Which way imports may point, for dependency-cruiser: `npm run check:layers`.
 
 /**
- * The stages of the flow, each with the stages it may import. What is not named here (event, handler, errors, db
- * and what a stage is made of) lies below them all.
- *
- * @type {Record<string, string[]>}
+ * The stages in the order of the flow; each may import those before it. What is not named here (event, handler,
+ * errors, db and what a stage is made of) lies below them all.
  */
-const stages = {
-  backoff: [],
-  claim: ['backoff'],
-  recover: ['backoff'],
-  handle: ['backoff'],
-  settle: ['backoff', 'claim', 'recover', 'handle'],
-  poll: ['backoff', 'claim', 'recover', 'handle', 'settle'],
-  idle: ['backoff', 'claim', 'recover', 'handle', 'settle', 'poll'],
-  drain: ['backoff', 'claim', 'recover', 'handle', 'settle', 'poll', 'idle'],
-}
+const stages = ['backoff', 'recover', 'claim', 'handle', 'settle', 'poll', 'idle', 'drain']
 
 /** @param {string[]} names */
 const sourceOf = (names) => `^src/(${names.join('|')})\\.ts$`
 
 /** @type {import('dependency-cruiser').IForbiddenRuleType[]} */
-const stageRules = Object.entries(stages).map(([stage, earlier]) => ({
+const stageRules = stages.slice(0, -1).map((stage, place) => ({
   name: `${stage}-imports-no-later-stage`,
   severity: 'error',
   comment: 'The flow reads one way: drain → poll → recover, claim, handle, settle; settle → backoff.',
   from: { path: sourceOf([stage]) },
   to: {
-    path: sourceOf(Object.keys(stages).filter((name) => name !== stage && !earlier.includes(name))),
+    path: sourceOf(stages.slice(place + 1)),
     reachable: true,
   },
 }))
@@ -44,7 +33,8 @@ const rules = [
     name: 'no-unresolvable',
     severity: 'error',
     from: {},
-    to: { couldNotResolve: true },
+    // The handlers of a build are a module that esbuild.config.mjs makes.
+    to: { couldNotResolve: true, pathNot: '^loopless:' },
   },
   {
     name: 'src-is-below-everything',
@@ -76,7 +66,7 @@ const rules = [
     name: 'definitions-are-below-the-stages',
     severity: 'error',
     from: { path: '^src/(event|handler|errors|db/[^/]+)\\.ts$' },
-    to: { path: sourceOf(Object.keys(stages)), reachable: true },
+    to: { path: sourceOf(stages), reachable: true },
   },
   {
     name: 'functions-use-the-public-surface',
