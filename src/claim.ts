@@ -100,7 +100,17 @@ export async function claimAlone(sql: Sql, limits: ClaimLimits): Promise<Work | 
     const rows = await sql<ClaimedRow[]>`
       select summary, delivery, id, xid, name, payload, headers, published_at
       from loopless.claim_alone(${limits.now}, ${token}, ${limits.until}, ${limits.handlerSet})`
-    return rows[0] ? { token, batchId: null, items: [toItem(rows[0])], repaired: 0, aloneWaiting: true, advanced: false, nextDueAt: null } : null
+    return rows[0]
+      ? {
+          token,
+          batchId: null,
+          items: [toItem(rows[0])],
+          repaired: 0,
+          aloneWaiting: true,
+          advanced: false,
+          nextDueAt: null,
+        }
+      : null
   } catch (error) {
     await release(sql, token, limits.now)
     throw databaseError(error)
@@ -117,7 +127,8 @@ export async function release(sql: Sql, token: string, now: Date): Promise<void>
 
 function toWork(token: string, rows: ReadonlyArray<ClaimedRow>): Work {
   const summary = rows[0]?.summary
-  if (!summary) throw new Error('loopless.claim returned no summary: the schema and the code do not belong together.')
+  if (!summary)
+    throw new Error('loopless.claim returned no summary: the schema and the code do not belong together.')
   const items: Item[] = []
   for (let index = 1; index < rows.length; index++) {
     const row = rows[index]
@@ -135,6 +146,12 @@ function toWork(token: string, rows: ReadonlyArray<ClaimedRow>): Work {
 }
 
 function toItem(row: ClaimedRow): Item {
-  const event = { id: row.id, name: row.name, payload: row.payload, publishedAt: row.published_at, headers: row.headers ?? noHeaders }
+  const event = {
+    id: row.id,
+    name: row.name,
+    payload: row.payload,
+    publishedAt: row.published_at,
+    headers: row.headers ?? noHeaders,
+  }
   return { event, xid: row.xid, delivery: row.delivery }
 }

@@ -16,7 +16,10 @@ const mostStack = 16_384
 /** Describes whatever a handler threw; never throws itself. */
 export function describeError(thrown: unknown): ErrorDescription {
   try {
-    const error = thrown instanceof Error ? thrown : new NonError(`Thrown, and not an Error: ${inspect(thrown, { depth: 2 })}`)
+    const error =
+      thrown instanceof Error
+        ? thrown
+        : new NonError(`Thrown, and not an Error: ${inspect(thrown, { depth: 2 })}`)
     return {
       errorClass: storable(String(error.name || 'Error'), 200),
       errorMessage: storable(String(error.message), mostMessage),
@@ -32,7 +35,8 @@ function stackOf(error: Error): string {
   const parts: string[] = []
   for (let one: unknown = error; one !== undefined && !seen.has(one) && seen.size < 10; ) {
     seen.add(one)
-    const text = one instanceof Error ? (one.stack ?? `${one.name}: ${one.message}`) : inspect(one, { depth: 1 })
+    const text =
+      one instanceof Error ? (one.stack ?? `${one.name}: ${one.message}`) : inspect(one, { depth: 1 })
     parts.push(parts.length === 0 ? text : `caused by: ${text}`)
     one = one instanceof Error ? one.cause : undefined
   }

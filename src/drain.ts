@@ -48,7 +48,12 @@ export async function drain(options: DrainOptions): Promise<DrainReport> {
     const beganMs = performance.now()
     let one: PollReport
     try {
-      one = await poll(now, { ...pollOptions, durations, limits: { ...limits, events, seconds }, ...(signal && { signal }) })
+      one = await poll(now, {
+        ...pollOptions,
+        durations,
+        limits: { ...limits, events, seconds },
+        ...(signal && { signal }),
+      })
     } catch (error) {
       if (!(error instanceof LeaseLostError)) throw error
       report.leasesLost++

@@ -13,7 +13,12 @@ export abstract class LooplessError extends Error {
 /** An event cannot be published as given; nothing was written. */
 export class InvalidEventError extends LooplessError {
   override readonly name = 'InvalidEventError'
-  readonly code: 'INVALID_NAME' | 'INVALID_PAYLOAD' | 'PAYLOAD_TOO_LARGE' | 'NOT_SERIALIZABLE' | 'INVALID_OPTION'
+  readonly code:
+    | 'INVALID_NAME'
+    | 'INVALID_PAYLOAD'
+    | 'PAYLOAD_TOO_LARGE'
+    | 'NOT_SERIALIZABLE'
+    | 'INVALID_OPTION'
   readonly eventName: string
   /** What the event's schema said, for `INVALID_PAYLOAD`; empty for the other codes. */
   readonly issues: ReadonlyArray<PayloadIssue>
@@ -112,7 +117,12 @@ export class RetryRequest extends LooplessError {
   readonly afterSeconds: number | null
 
   constructor(when: { at: Date } | { afterSeconds: number }, options?: ErrorOptions) {
-    super('at' in when ? `The handler asked to be tried again at ${when.at.toISOString()}.` : `The handler asked to be tried again after ${when.afterSeconds} s.`, options)
+    super(
+      'at' in when
+        ? `The handler asked to be tried again at ${when.at.toISOString()}.`
+        : `The handler asked to be tried again after ${when.afterSeconds} s.`,
+      options,
+    )
     this.at = 'at' in when ? when.at : null
     this.afterSeconds = 'at' in when ? null : when.afterSeconds
   }

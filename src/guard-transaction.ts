@@ -24,11 +24,18 @@ export function guardTransaction(session: Sql, handlerName: string): GuardedTran
   let isOver = false
   let savepoints = 0
   const check = (): void => {
-    if (isOver) throw new TransactionEndedError(`Handler ${handlerName} used its tx after it had ended: await every statement before you return.`)
+    if (isOver)
+      throw new TransactionEndedError(
+        `Handler ${handlerName} used its tx after it had ended: await every statement before you return.`,
+      )
   }
   const keep = <Value>(made: Value): Value => {
     if (typeof (made as Partial<SentQuery> | null)?.cancel === 'function') sent.push(made as SentQuery)
     return made
+  }
+  const unsafe = (...args: Parameters<Sql['unsafe']>): unknown => {
+    check()
+    return keep(session.unsafe(...args))
   }
   const savepoint = async (...args: [unknown, unknown?]): Promise<unknown> => {
     check()
@@ -52,7 +59,7 @@ export function guardTransaction(session: Sql, handlerName: string): GuardedTran
     get(target, key) {
       check()
       if (key === 'savepoint') return savepoint
-      if (key === 'unsafe') return (...args: Parameters<Sql['unsafe']>) => keep((check(), target.unsafe(...args)))
+      if (key === 'unsafe') return unsafe
       if (key === 'release' || key === 'begin') return undefined
       return Reflect.get(target, key)
     },

@@ -1,7 +1,7 @@
 import { type Durations, expectedMs } from './durations.ts'
+import type { NamedHandler } from './handler-set.ts'
 import { perform, performBatch, type Scope } from './perform.ts'
 import type { Plan } from './plan.ts'
-import type { NamedHandler } from './handler-set.ts'
 import type { Run } from './run.ts'
 
 /**
@@ -9,7 +9,12 @@ import type { Run } from './run.ts'
  * What does not fit before the end stays planned, and so does everything behind it: the rest of a batch is one piece.
  * @returns the index of the first event that must not be started any more; Infinity when all may be
  */
-export async function handlePlain(plan: Plan, scope: Scope, durations: Durations, concurrency: number): Promise<number> {
+export async function handlePlain(
+  plan: Plan,
+  scope: Scope,
+  durations: Durations,
+  concurrency: number,
+): Promise<number> {
   const end = await handleSingles(plan.plain, scope, durations, concurrency)
   for (const batch of plan.batches) {
     const runs = batch.filter((run) => run.index < end)
@@ -21,7 +26,12 @@ export async function handlePlain(plan: Plan, scope: Scope, durations: Durations
   return end
 }
 
-async function handleSingles(runs: ReadonlyArray<Run>, scope: Scope, durations: Durations, concurrency: number): Promise<number> {
+async function handleSingles(
+  runs: ReadonlyArray<Run>,
+  scope: Scope,
+  durations: Durations,
+  concurrency: number,
+): Promise<number> {
   const running = new Map<NamedHandler, number>()
   let inFlight = 0
   let wake: (() => void) | null = null

@@ -25,13 +25,24 @@ export interface HandlerSet {
 export function defineHandlers(
   handlers: Readonly<Record<string, Handler>> | ReadonlyArray<readonly [string, Handler]>,
 ): HandlerSet {
-  const pairs = Array.isArray(handlers) ? (handlers as ReadonlyArray<readonly [string, Handler]>) : Object.entries(handlers)
+  const pairs = Array.isArray(handlers)
+    ? (handlers as ReadonlyArray<readonly [string, Handler]>)
+    : Object.entries(handlers)
   const byName = new Map<string, NamedHandler>()
   for (const [key, handler] of pairs) {
-    if (!isHandler(handler)) throw new InvalidOptionError(`Expected "${key}" to be a handler made by defineHandler, got ${typeof handler}.`)
+    if (!isHandler(handler))
+      throw new InvalidOptionError(
+        `Expected "${key}" to be a handler made by defineHandler, got ${typeof handler}.`,
+      )
     const name = handler.name ?? key
-    if (!isHandlerName(name)) throw new InvalidOptionError(`Expected a handler name of 1–200 letters, digits, "_", "-" or ".", got "${name}".`)
-    if (byName.has(name)) throw new InvalidOptionError(`Two handlers are named "${name}": rename one, or give it the option "name".`)
+    if (!isHandlerName(name))
+      throw new InvalidOptionError(
+        `Expected a handler name of 1–200 letters, digits, "_", "-" or ".", got "${name}".`,
+      )
+    if (byName.has(name))
+      throw new InvalidOptionError(
+        `Two handlers are named "${name}": rename one, or give it the option "name".`,
+      )
     byName.set(name, { ...handler, name })
   }
   const named = [...byName.values()]

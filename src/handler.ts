@@ -66,11 +66,19 @@ export interface BatchResult {
   readonly failed: ReadonlyArray<{ readonly id: string; readonly error: unknown }>
 }
 
-type ContextOf<Options extends HandlerOptions> = (Options extends { batch: true } ? BaseContext : HandlerContext) &
+type ContextOf<Options extends HandlerOptions> = (Options extends { batch: true }
+  ? BaseContext
+  : HandlerContext) &
   (Options extends { transactional: true } ? WithTransaction : unknown)
 
+// biome-ignore lint/suspicious/noConfusingVoidType: a handler that returns nothing is the common one
+type BatchAnswer = BatchResult | void
+
 type HandlerFunction<Payload, Options extends HandlerOptions> = Options extends { batch: true }
-  ? (events: ReadonlyArray<BatchEvent<Payload>>, context: ContextOf<Options>) => BatchResult | void | Promise<BatchResult | void>
+  ? (
+      events: ReadonlyArray<BatchEvent<Payload>>,
+      context: ContextOf<Options>,
+    ) => BatchAnswer | Promise<BatchAnswer>
   : (event: ReceivedEvent<string, Payload>, context: ContextOf<Options>) => unknown
 
 const brand = Symbol.for('loopless.handler')
@@ -135,7 +143,8 @@ export function defineHandler(on: EventDefinition | string, options: HandlerOpti
     const { fallback, least, most, whole, text } = numberOptions[key]
     const value = options[key]
     if (value === undefined) return fallback
-    const fits = typeof value === 'number' && value >= least && value <= most && (!whole || Number.isInteger(value))
+    const fits =
+      typeof value === 'number' && value >= least && value <= most && (!whole || Number.isInteger(value))
     return fits ? value : fail(key, text, value)
   }
   return {
@@ -155,18 +164,38 @@ export function defineHandler(on: EventDefinition | string, options: HandlerOpti
   }
 }
 
-type NumberOption = 'maxAttempts' | 'baseDelaySeconds' | 'maxDelaySeconds' | 'jitter' | 'timeoutSeconds' | 'concurrency'
+type NumberOption =
+  | 'maxAttempts'
+  | 'baseDelaySeconds'
+  | 'maxDelaySeconds'
+  | 'jitter'
+  | 'timeoutSeconds'
+  | 'concurrency'
 
-const numberOptions: Record<NumberOption, { fallback: number; least: number; most: number; whole: boolean; text: string }> = {
+const numberOptions: Record<
+  NumberOption,
+  { fallback: number; least: number; most: number; whole: boolean; text: string }
+> = {
   maxAttempts: { fallback: 3, least: 1, most: 65_535, whole: true, text: 'a whole number of 1–65535' },
   baseDelaySeconds: { fallback: 15, least: 0, most: 86_400, whole: false, text: '0–86400 seconds' },
   maxDelaySeconds: { fallback: 3_600, least: 0, most: 2_592_000, whole: false, text: '0–2592000 seconds' },
   jitter: { fallback: 0.2, least: 0, most: 1, whole: false, text: 'a number of 0–1' },
-  timeoutSeconds: { fallback: 30, least: 0.001, most: 900, whole: false, text: 'more than 0 and at most 900 seconds' },
+  timeoutSeconds: {
+    fallback: 30,
+    least: 0.001,
+    most: 900,
+    whole: false,
+    text: 'more than 0 and at most 900 seconds',
+  },
   concurrency: { fallback: Infinity, least: 1, most: 1_000, whole: true, text: 'a whole number of 1–1000' },
 }
 
-const optionNames: ReadonlySet<string> = new Set(['name', 'transactional', 'batch', ...Object.keys(numberOptions)])
+const optionNames: ReadonlySet<string> = new Set([
+  'name',
+  'transactional',
+  'batch',
+  ...Object.keys(numberOptions),
+])
 
 function show(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value)

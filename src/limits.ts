@@ -33,8 +33,14 @@ export function resolveLimits(limits: Limits = {}): Required<Limits> {
   const resolved: Record<string, number> = {}
   for (const [key, { fallback, least, most, whole }] of Object.entries(ranges)) {
     const value = limits[key as keyof Limits] ?? fallback
-    if (typeof value !== 'number' || !(value >= least && value <= most) || (whole && !Number.isInteger(value))) {
-      throw new InvalidOptionError(`Expected limits.${key} to be ${whole ? 'a whole number of ' : ''}${least}–${most}, got ${String(value)}.`)
+    if (
+      typeof value !== 'number' ||
+      !(value >= least && value <= most) ||
+      (whole && !Number.isInteger(value))
+    ) {
+      throw new InvalidOptionError(
+        `Expected limits.${key} to be ${whole ? 'a whole number of ' : ''}${least}–${most}, got ${String(value)}.`,
+      )
     }
     resolved[key] = value
   }

@@ -28,7 +28,13 @@ export interface Outcomes {
   /** No event of the batch was started. */
   readonly reopen?: true
   readonly failed: FailedOutcome[]
-  readonly waiting: { xid: string; id: string; handler: string | null; reason: 'released' | 'recovered'; alone: boolean }[]
+  readonly waiting: {
+    xid: string
+    id: string
+    handler: string | null
+    reason: 'released' | 'recovered'
+    alone: boolean
+  }[]
   readonly released: string[]
   readonly done: string[]
 }
@@ -59,7 +65,11 @@ export function outcomesOf(work: Work, plan: Plan, clock: OutcomeClock): Outcome
 /** True when the batch alone need be settled. */
 export function isPlainSuccess(outcomes: Outcomes): boolean {
   const { split, reopen, failed, waiting, released, done } = outcomes
-  return split === undefined && reopen === undefined && failed.length + waiting.length + released.length + done.length === 0
+  return (
+    split === undefined &&
+    reopen === undefined &&
+    failed.length + waiting.length + released.length + done.length === 0
+  )
 }
 
 function failureOf(run: Run, clock: OutcomeClock): FailedOutcome {
@@ -91,7 +101,9 @@ function retryTime({ error, handler, attempt }: Run, { now, random }: OutcomeClo
 }
 
 function asDied(run: Run): Run {
-  const error = new PollerDiedError(`The poller died while it ran handler ${run.handler.name} with this event alone.`)
+  const error = new PollerDiedError(
+    `The poller died while it ran handler ${run.handler.name} with this event alone.`,
+  )
   return { ...run, state: 'failed', error }
 }
 
@@ -127,7 +139,14 @@ function addUnstarted(work: Work, plan: Plan, outcomes: Outcomes): Rest {
   if (unstarted.length === 0) return {}
   const cut = plan.runs.findLast((run) => run.state !== 'planned' && run.item.delivery === null)?.index ?? -1
   for (const { index, item, handler } of unstarted) {
-    if (index <= cut) outcomes.waiting.push({ xid: item.xid, id: item.event.id, handler: handler.name, reason: 'released', alone: false })
+    if (index <= cut)
+      outcomes.waiting.push({
+        xid: item.xid,
+        id: item.event.id,
+        handler: handler.name,
+        reason: 'released',
+        alone: false,
+      })
   }
   if (!unstarted.some((run) => run.index > cut)) return {}
   const last = work.items[cut]
@@ -153,12 +172,24 @@ function addDeliveries(work: Work, plan: Plan, outcomes: Outcomes): void {
     }
     outcomes.done.push(item.delivery.id)
     for (const { handler } of planned) {
-      outcomes.waiting.push({ xid: item.xid, id: item.event.id, handler: handler.name, reason: 'released', alone: false })
+      outcomes.waiting.push({
+        xid: item.xid,
+        id: item.event.id,
+        handler: handler.name,
+        reason: 'released',
+        alone: false,
+      })
     }
   }
   for (const { item, handlers } of plan.expanded) {
     for (const handler of handlers) {
-      outcomes.waiting.push({ xid: item.xid, id: item.event.id, handler: handler.name, reason: 'recovered', alone: true })
+      outcomes.waiting.push({
+        xid: item.xid,
+        id: item.event.id,
+        handler: handler.name,
+        reason: 'recovered',
+        alone: true,
+      })
     }
   }
 }

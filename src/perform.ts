@@ -22,7 +22,8 @@ export function perform(run: Run, scope: Scope, extra?: object): Promise<void> |
   let result: unknown
   try {
     const checked = checkedEvent(run)
-    const call = (event: ReceivedEvent): unknown => run.handler.run(event as never, contextOf(run, scope, extra) as never)
+    const call = (event: ReceivedEvent): unknown =>
+      run.handler.run(event as never, contextOf(run, scope, extra) as never)
     result = isThenable(checked) ? checked.then(call) : call(checked)
   } catch (error) {
     finishCall(run, 'failed', error)
@@ -76,9 +77,16 @@ function checkedEvent(run: Run): ReceivedEvent | Promise<ReceivedEvent> {
 
 function misfit(run: Run, issues: InvalidEventError['issues']): InvalidEventError {
   run.invalid = true
-  const text = issues.map((issue) => `${issue.path.map(String).join('.') || '(payload)'}: ${issue.message}`).join('; ')
+  const text = issues
+    .map((issue) => `${issue.path.map(String).join('.') || '(payload)'}: ${issue.message}`)
+    .join('; ')
   const { name } = run.item.event
-  return new InvalidEventError('INVALID_PAYLOAD', name, `The payload does not fit the schema of ${name}: ${text}`, { issues })
+  return new InvalidEventError(
+    'INVALID_PAYLOAD',
+    name,
+    `The payload does not fit the schema of ${name}: ${text}`,
+    { issues },
+  )
 }
 
 function ended(call: Call, watch: Watch, result: PromiseLike<unknown>): Promise<void> {
@@ -97,7 +105,11 @@ function ended(call: Call, watch: Watch, result: PromiseLike<unknown>): Promise<
 
 function distribute(runs: ReadonlyArray<Run>, call: Call, result: unknown): void {
   const problem = call.state === 'failed' ? call : invalidResult(runs, result)
-  const failures = new Map(problem === null ? ((result as BatchResult | undefined)?.failed ?? []).map(({ id, error }) => [id, error]) : [])
+  const failures = new Map(
+    problem === null
+      ? ((result as BatchResult | undefined)?.failed ?? []).map(({ id, error }) => [id, error])
+      : [],
+  )
   for (const run of runs) {
     const { id } = run.item.event
     if (problem !== null) finishCall(run, 'failed', problem.error)
@@ -112,12 +124,20 @@ function invalidResult(runs: ReadonlyArray<Run>, result: unknown): { error: unkn
   const failed = (result as Partial<BatchResult> | null)?.failed
   const name = runs[0]?.handler.name
   if (!Array.isArray(failed)) {
-    return { error: new InvalidOptionError(`Batch handler ${name}: expected it to return nothing or { failed: [{ id, error }] }, got ${result === null ? 'null' : typeof result}.`) }
+    return {
+      error: new InvalidOptionError(
+        `Batch handler ${name}: expected it to return nothing or { failed: [{ id, error }] }, got ${result === null ? 'null' : typeof result}.`,
+      ),
+    }
   }
   const ids = new Set(runs.map((run) => run.item.event.id))
   const stranger = failed.find((one: { id?: unknown } | null) => !ids.has(String(one?.id)))
   if (stranger === undefined) return null
-  return { error: new InvalidOptionError(`Batch handler ${name}: expected each id in failed to be one of the events it got, got ${String((stranger as { id?: unknown } | null)?.id)}.`) }
+  return {
+    error: new InvalidOptionError(
+      `Batch handler ${name}: expected each id in failed to be one of the events it got, got ${String((stranger as { id?: unknown } | null)?.id)}.`,
+    ),
+  }
 }
 
 function idempotencyKeyOf(run: Run): string {
@@ -142,7 +162,12 @@ function contextOf(run: Run, scope: Scope, extra?: object): HandlerContext {
       return signalOf(run)
     },
     get log() {
-      return logFor(scope.log, { handler: run.handler.name, event: run.item.event.name, eventId: run.item.event.id, attempt: run.attempt })
+      return logFor(scope.log, {
+        handler: run.handler.name,
+        event: run.item.event.name,
+        eventId: run.item.event.id,
+        attempt: run.attempt,
+      })
     },
   }
   return extra === undefined ? context : withExtra(context, extra)
@@ -166,5 +191,7 @@ function withExtra<Context extends object>(context: Context, extra: object): Con
 }
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'
+  return (
+    typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'
+  )
 }

@@ -147,7 +147,11 @@ function claimLimits({ now, limits, options }: Step): ClaimLimits {
   }
 }
 
-async function timed<Result>(step: Step, stage: keyof PollReport['ms'], run: () => Promise<Result>): Promise<Result> {
+async function timed<Result>(
+  step: Step,
+  stage: keyof PollReport['ms'],
+  run: () => Promise<Result>,
+): Promise<Result> {
   const beganMs = performance.now()
   try {
     return await run()

@@ -25,7 +25,17 @@ export interface PollReport {
 }
 
 export function emptyReport(): PollReport {
-  return { claimed: 0, succeeded: 0, retried: 0, dead: 0, unhandled: 0, released: 0, repaired: 0, nextDueAt: null, ms: { claim: 0, handle: 0, settle: 0 } }
+  return {
+    claimed: 0,
+    succeeded: 0,
+    retried: 0,
+    dead: 0,
+    unhandled: 0,
+    released: 0,
+    repaired: 0,
+    nextDueAt: null,
+    ms: { claim: 0, handle: 0, settle: 0 },
+  }
 }
 
 /** Adds what became of a claim; called once it is settled. */
@@ -47,7 +57,8 @@ export function addWork(report: PollReport, work: Work, plan: Plan, outcomes: Ou
 
 /** Adds the report of a later poll. */
 export function addReport(sum: PollReport, one: PollReport): void {
-  for (const key of ['claimed', 'succeeded', 'retried', 'dead', 'unhandled', 'released', 'repaired'] as const) sum[key] += one[key]
+  for (const key of ['claimed', 'succeeded', 'retried', 'dead', 'unhandled', 'released', 'repaired'] as const)
+    sum[key] += one[key]
   for (const stage of ['claim', 'handle', 'settle'] as const) sum.ms[stage] += one.ms[stage]
   sum.nextDueAt = one.nextDueAt
 }
@@ -61,5 +72,7 @@ function releasedFrom(work: Work, outcomes: Outcomes): number {
   const fromLog = work.items.filter((item) => item.delivery === null)
   if (outcomes.reopen) return fromLog.length
   const { split } = outcomes
-  return split === undefined ? 0 : fromLog.length - 1 - fromLog.findIndex((item) => item.event.id === split.id)
+  return split === undefined
+    ? 0
+    : fromLog.length - 1 - fromLog.findIndex((item) => item.event.id === split.id)
 }

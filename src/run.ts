@@ -30,7 +30,16 @@ export interface Run extends Call {
 }
 
 export function planCall(handler: NamedHandler): Call {
-  return { handler, state: 'planned', error: undefined, beganMs: 0, endedMs: 0, limitMs: 0, abort: null, finished: null }
+  return {
+    handler,
+    state: 'planned',
+    error: undefined,
+    beganMs: 0,
+    endedMs: 0,
+    limitMs: 0,
+    abort: null,
+    finished: null,
+  }
 }
 
 export function planRun(item: Item, index: number, handler: NamedHandler): Run {

@@ -12,7 +12,11 @@ export interface Settlement {
 }
 
 /** The one statement that settles; in the group's transaction it also checks that this is still the one. */
-export function settleStatement(sql: Sql, { work, outcomes, now }: Settlement, inGroup: boolean): PromiseLike<unknown> {
+export function settleStatement(
+  sql: Sql,
+  { work, outcomes, now }: Settlement,
+  inGroup: boolean,
+): PromiseLike<unknown> {
   const exceptions = isPlainSuccess(outcomes) ? null : JSON.stringify(outcomes)
   return sql`select loopless.settle(${now}, ${work.token}, ${work.batchId}, ${exceptions}::text::json, ${inGroup})`
 }

@@ -4,7 +4,7 @@ import { type Durations, expectedMs } from './durations.ts'
 import { TimeoutError } from './errors.ts'
 import { guardTransaction } from './guard-transaction.ts'
 import { perform, performBatch, type Scope } from './perform.ts'
-import { resetRun, type Run } from './run.ts'
+import { type Run, resetRun } from './run.ts'
 
 /** One call of a transactional handler: an event, or all events of a batch handler. */
 type Unit = ReadonlyArray<Run>
@@ -64,7 +64,11 @@ async function runOnce(session: Sql, units: ReadonlyArray<Unit>, options: GroupO
   return true
 }
 
-async function runWithSavepoints(session: Sql, units: ReadonlyArray<Unit>, options: GroupOptions): Promise<void> {
+async function runWithSavepoints(
+  session: Sql,
+  units: ReadonlyArray<Unit>,
+  options: GroupOptions,
+): Promise<void> {
   begin(session, units, options)
   for (const unit of units) {
     if (!mayStart(unit, options)) break
@@ -92,7 +96,9 @@ const settleTimeoutMs = 10_000
 function begin(session: Sql, units: ReadonlyArray<Unit>, { token }: GroupOptions): void {
   send(session, 'begin')
   const longestSeconds = Math.max(0, ...units.map((unit) => unit[0]?.handler.timeoutSeconds ?? 0))
-  session`select loopless.begin_group(${token}, ${Math.ceil(longestSeconds * 1000) + settleTimeoutMs})`.catch(() => {})
+  session`select loopless.begin_group(${token}, ${Math.ceil(longestSeconds * 1000) + settleTimeoutMs})`.catch(
+    () => {},
+  )
 }
 
 /** Sends without waiting: what fails here shows in the next statement, because the transaction is aborted or gone. */
@@ -118,14 +124,20 @@ function mayStart(unit: Unit, { scope, durations }: GroupOptions): boolean {
 
 /** A batch handler that names the events that failed has succeeded with the others. */
 function hasFailed(unit: Unit): boolean {
-  return unit.some((run) => run.state === 'failed') && (unit.length === 1 || unit.every((run) => run.state === 'failed'))
+  return (
+    unit.some((run) => run.state === 'failed') &&
+    (unit.length === 1 || unit.every((run) => run.state === 'failed'))
+  )
 }
 
 /** Failures that came from what others did in the transaction deserve another run in this poll. */
 const innocentStates: ReadonlySet<string> = new Set(['25P02', '40001', '40P01'])
 
 function hasFinalFailure(unit: Unit): boolean {
-  return hasFailed(unit) && unit.every((run) => !innocentStates.has(sqlStateOf(run.error) ?? '') && !isConnectionError(run.error))
+  return (
+    hasFailed(unit) &&
+    unit.every((run) => !innocentStates.has(sqlStateOf(run.error) ?? '') && !isConnectionError(run.error))
+  )
 }
 
 function sqlStateOf(error: unknown): string | null {

@@ -24,7 +24,10 @@ export function openWatch(endMs: number, signal: AbortSignal | undefined): Watch
     let earliest = Infinity
     for (const call of running) earliest = Math.min(earliest, call.limitMs)
     if (timer !== null) clearTimeout(timer)
-    timer = earliest === Infinity ? null : setTimeout(giveUpLate, Math.max(1, Math.ceil(earliest - performance.now())))
+    timer =
+      earliest === Infinity
+        ? null
+        : setTimeout(giveUpLate, Math.max(1, Math.ceil(earliest - performance.now())))
     timerMs = earliest
   }
   const giveUpLate = (): void => {

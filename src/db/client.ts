@@ -37,7 +37,10 @@ export function connect(url: string, options: ConnectOptions = {}): Sql {
       statement_timeout: options.statementTimeoutMs ?? 60_000,
       idle_in_transaction_session_timeout: options.idleInTransactionTimeoutMs ?? 30_000,
       // the server's side of a dead peer: noticed after 10 + 3 × 5 s instead of two hours
-      ...({ tcp_keepalives_idle: 10, tcp_keepalives_interval: 5, tcp_keepalives_count: 3 } as Record<string, number>),
+      ...({ tcp_keepalives_idle: 10, tcp_keepalives_interval: 5, tcp_keepalives_count: 3 } as Record<
+        string,
+        number
+      >),
     },
   })
 }

@@ -1,4 +1,11 @@
-import { DatabaseError, HandlerSetError, InvalidEventError, LeaseLostError, LooplessError, SchemaMissingError } from '../errors.ts'
+import {
+  DatabaseError,
+  HandlerSetError,
+  InvalidEventError,
+  LeaseLostError,
+  LooplessError,
+  SchemaMissingError,
+} from '../errors.ts'
 
 interface ServerError {
   readonly code: string
@@ -13,7 +20,8 @@ function isServerError(error: unknown): error is ServerError & Error {
 /** Turns what a driver threw into the error class of the decision that a caller makes; keeps it as the cause. */
 export function databaseError(error: unknown, eventName = ''): LooplessError {
   if (error instanceof LooplessError) return error
-  if (!isServerError(error)) return new DatabaseError(`The database failed: ${String(error)}`, null, { cause: error })
+  if (!isServerError(error))
+    return new DatabaseError(`The database failed: ${String(error)}`, null, { cause: error })
   const message = error.hint ? `${error.message} ${error.hint}` : error.message
   switch (error.code) {
     case 'LL001':
@@ -31,16 +39,32 @@ export function databaseError(error: unknown, eventName = ''): LooplessError {
     case '3F000': // invalid_schema_name
     case '42P01': // undefined_table
     case '42883': // undefined_function
-      return new SchemaMissingError(`The database has no Loopless schema, or an older one: run "loopless migrate". (${error.message})`, { cause: error })
+      return new SchemaMissingError(
+        `The database has no Loopless schema, or an older one: run "loopless migrate". (${error.message})`,
+        { cause: error },
+      )
     default:
       return new DatabaseError(`The database failed: ${message}`, error.code, { cause: error })
   }
 }
 
 const connectionCodes = new Set([
-  'CONNECTION_CLOSED', 'CONNECTION_ENDED', 'CONNECTION_DESTROYED', 'CONNECT_TIMEOUT',
-  'ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'EHOSTUNREACH',
-  '57P01', '57P02', '57P03', '08000', '08003', '08006', '25P03',
+  'CONNECTION_CLOSED',
+  'CONNECTION_ENDED',
+  'CONNECTION_DESTROYED',
+  'CONNECT_TIMEOUT',
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EPIPE',
+  'ETIMEDOUT',
+  'EHOSTUNREACH',
+  '57P01',
+  '57P02',
+  '57P03',
+  '08000',
+  '08003',
+  '08006',
+  '25P03',
 ])
 
 /** True when the connection, not the statement, failed: the statement may or may not have been carried out. */
