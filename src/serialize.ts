@@ -46,25 +46,28 @@ interface Obstacle {
   readonly path: ReadonlyArray<PropertyKey>
 }
 
-/** Walks what JSON.stringify refused, as it does; null when there is nothing to see or the value is too deep to walk. */
+/** Walks what JSON.stringify refused, as it did; null when there is nothing to see or the value is too deep to walk. */
 function findObstacle(payload: unknown): Obstacle | null {
   try {
-    return obstacleIn(payload, [], [])
+    return obstacleIn(payload, [], new Set())
   } catch {
     return null
   }
 }
 
-function obstacleIn(given: unknown, path: PropertyKey[], ancestors: unknown[]): Obstacle | null {
+function obstacleIn(given: unknown, path: PropertyKey[], ancestors: Set<unknown>): Obstacle | null {
   const toJson = (given as { toJSON?: unknown } | null | undefined)?.toJSON
   const value: unknown = typeof toJson === 'function' ? toJson.call(given, String(path.at(-1) ?? '')) : given
   if (typeof value === 'bigint') return { what: 'a bigint', path }
   if (typeof value !== 'object' || value === null) return null
-  if (ancestors.includes(value)) return { what: 'a cycle', path }
-  const inner = [...ancestors, value]
-  for (const [key, item] of Object.entries(value)) {
-    const obstacle = obstacleIn(item, [...path, Array.isArray(value) ? Number(key) : key], inner)
+  if (ancestors.has(value)) return { what: 'a cycle', path }
+  ancestors.add(value)
+  for (const key of Object.keys(value)) {
+    path.push(Array.isArray(value) ? Number(key) : key)
+    const obstacle = obstacleIn((value as Record<string, unknown>)[key], path, ancestors)
     if (obstacle) return obstacle
+    path.pop()
   }
+  ancestors.delete(value)
   return null
 }

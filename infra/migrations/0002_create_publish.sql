@@ -118,9 +118,9 @@ end $$;
 comment on function loopless.publish(text, json, timestamptz, text, json, interval) is
   'Publishes an event in the current transaction and returns its id; with a dedupe_key seen before, the id of the first.';
 
--- The bulk form behind publishMany. Values are separated by line feeds, which JSON text written by
--- JSON.stringify never contains: one text a column, whatever the client knows of array types.
--- Ids come back in the order of the values, separated by commas.
+-- The bulk form behind publishMany, for clients that have checked names and options. Values are separated by line
+-- feeds, which JSON text written by JSON.stringify never contains: one text a column, whatever the client knows of
+-- array types. Ids come back in the order of the values, separated by commas.
 create function loopless.publish_many(names text, payloads text, headers text default null) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -139,9 +139,6 @@ begin
     )
     select string_agg(a.id::text, ','), max(a.bytes) into ids, largest from appended a;
   else
-    perform loopless.check_headers(v.name, v.headers::json)
-    from unnest(string_to_array(names, E'\n'), string_to_array(publish_many.headers, E'\n')) as v (name, headers)
-    where v.headers <> '';
     with appended as (
       insert into loopless.event as e (name, payload, headers)
       select v.name, v.payload::json, nullif(v.headers, '')::json
@@ -158,7 +155,7 @@ end $$;
 comment on function loopless.publish_many(text, text, text) is
   'Publishes many events at once: names, payloads and headers separated by line feeds; returns the ids separated by commas.';
 
--- Many events of which some have a due time or a dedupe key. Keys are taken in one order everywhere,
+-- The bulk form for events of which some have a due time or a dedupe key. Keys are taken in one order everywhere,
 -- so that two such calls can wait for each other but never deadlock. Payloads and headers stay apart from
 -- the options: reading one field of a json value fails on a \u0000 in any other.
 create function loopless.publish_each(payloads text, headers text, options json) returns text
@@ -166,24 +163,45 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  payload_of text[] := string_to_array(payloads, E'\n');
-  headers_of text[] := string_to_array(publish_each.headers, E'\n');
-  ids bigint[] := array_fill(null::bigint, array[cardinality(payload_of)]);
-  one record;
+  new_ids bigint[];
+  ids bigint[]; -- differs from new_ids where the key was held already: nothing is written there
+  keyed record;
+  largest integer;
+  most_bytes integer := coalesce(nullif(current_setting('loopless.max_payload_bytes', true), ''), '1048576');
 begin
-  for one in
-    select o.value, o.ordinality from json_array_elements(options) with ordinality o
-    order by o.value ->> 'name', o.value ->> 'dedupeKey', o.ordinality
+  select array_agg(nextval('loopless.event_id_seq')) into new_ids from generate_series(1, json_array_length(options));
+  ids := new_ids;
+  for keyed in
+    select o.n, o.name, o."dedupeKey" as key, coalesce(o."dedupeSeconds", 604800) * interval '1 second' as hold_for
+    from rows from (json_to_recordset(options) as (name text, "dedupeKey" text, "dedupeSeconds" double precision))
+      with ordinality as o (name, "dedupeKey", "dedupeSeconds", n)
+    where o."dedupeKey" is not null
+    order by o.name, o."dedupeKey", o.n
   loop
-    ids[one.ordinality] := loopless.publish(
-      name => one.value ->> 'name',
-      payload => payload_of[one.ordinality]::json,
-      due_at => (one.value ->> 'dueAt')::timestamptz,
-      dedupe_key => one.value ->> 'dedupeKey',
-      headers => nullif(headers_of[one.ordinality], '')::json,
-      dedupe_for => coalesce((one.value ->> 'dedupeSeconds')::double precision, 604800) * interval '1 second'
-    );
+    ids[keyed.n] := loopless.hold_key(keyed.name, keyed.key, new_ids[keyed.n], keyed.hold_for);
   end loop;
+
+  with appended as (
+    insert into loopless.event as e (id, name, payload, headers, due_at) overriding system value
+    select v.id, v.name, v.payload::json, nullif(v.headers, '')::json, v.due_at
+    from rows from (
+      json_to_recordset(options) as (name text, "dueAt" timestamptz),
+      unnest(string_to_array(payloads, E'\n')),
+      unnest(string_to_array(publish_each.headers, E'\n')),
+      unnest(new_ids),
+      unnest(ids)
+    ) with ordinality as v (name, due_at, payload, headers, id, holder_id, n)
+    where v.id = v.holder_id
+    order by v.n
+    returning e.id, e.xid, e.due_at, e.bytes
+  ), waiting as (
+    insert into loopless.delivery (event_xid, event_id, reason, due_at)
+    select a.xid, a.id, 'delayed', a.due_at from appended a where a.due_at is not null
+  )
+  select max(a.bytes) into largest from appended a;
+  if largest > most_bytes then
+    raise exception using errcode = 'LL002', message = format('Expected each payload to be at most %s bytes, got %s.', most_bytes, largest), hint = 'Publish a reference to large data, or raise the limit where you publish: set loopless.max_payload_bytes = ...';
+  end if;
   return array_to_string(ids, ',');
 end $$;
 comment on function loopless.publish_each(text, text, json) is

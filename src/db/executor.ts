@@ -29,7 +29,7 @@ interface KyselyQuery {
 /** A drizzle transaction or database on Postgres. */
 export interface DrizzleClient {
   execute(query: { getSQL(): never }): PromiseLike<unknown>
-  transaction(work: (tx: never) => Promise<unknown>): PromiseLike<unknown>
+  transaction(work: (tx: DrizzleClient) => Promise<unknown>): PromiseLike<unknown>
 }
 
 /**
