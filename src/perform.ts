@@ -1,6 +1,6 @@
 import { InvalidEventError, InvalidOptionError } from './errors.ts'
 import { type ReceivedEvent, type Validation, validatePayload } from './event.ts'
-import type { BaseContext, BatchResult, HandlerContext } from './handler.ts'
+import type { BaseContext, BatchEvent, BatchResult, HandlerContext } from './handler.ts'
 import { type LogSink, logFor } from './log.ts'
 import { type Call, finishCall, planCall, type Run, startCall } from './run.ts'
 import type { Watch } from './watch.ts'
@@ -22,8 +22,10 @@ export function perform(run: Run, scope: Scope, extra?: object): Promise<void> |
   let result: unknown
   try {
     const checked = checkedEvent(run)
-    const call = (event: ReceivedEvent): unknown =>
-      run.handler.run(event as never, contextOf(run, scope, extra) as never)
+    const call = (event: ReceivedEvent): unknown => {
+      if (run.state !== 'running') return // given up while its payload was checked
+      return run.handler.run(event as never, contextOf(run, scope, extra) as never)
+    }
     result = isThenable(checked) ? checked.then(call) : call(checked)
   } catch (error) {
     finishCall(run, 'failed', error)
@@ -33,33 +35,43 @@ export function perform(run: Run, scope: Scope, extra?: object): Promise<void> |
     finishCall(run, 'succeeded')
     return undefined
   }
-  return ended(run, scope.watch, result)
+  return untilEnded(run, scope.watch, result)
 }
 
 /** Calls a batch handler with the events of all its runs; each run gets an outcome of its own. Never rejects. */
 export async function performBatch(runs: ReadonlyArray<Run>, scope: Scope, extra?: object): Promise<void> {
-  const fitting: Run[] = []
-  const events: object[] = []
+  const [first] = runs
+  if (first === undefined) return
+  const call = planCall(first.handler)
+  startCall(call)
+  runs.forEach(startCall)
+  let result: unknown
+  const answer = async (): Promise<void> => {
+    const events = await fittingEvents(runs)
+    if (call.state !== 'running' || events.length === 0) return
+    result = await call.handler.run(events as never, batchContext(call, scope, extra) as never)
+  }
+  await untilEnded(call, scope.watch, answer())
+  distribute(
+    runs.filter((run) => run.state === 'running'),
+    call,
+    result,
+  )
+}
+
+/** The events whose payloads fit; the runs of the others have failed. */
+async function fittingEvents(runs: ReadonlyArray<Run>): Promise<BatchEvent<unknown>[]> {
+  const events: BatchEvent<unknown>[] = []
   for (const run of runs) {
-    startCall(run)
     try {
-      const event = await checkedEvent(run)
+      const checked = checkedEvent(run)
+      const event: ReceivedEvent = isThenable(checked) ? await checked : checked
       events.push({ ...event, attempt: run.attempt, idempotencyKey: idempotencyKeyOf(run) })
-      fitting.push(run)
     } catch (error) {
       finishCall(run, 'failed', error)
     }
   }
-  const [first] = fitting
-  if (first === undefined) return
-  const call = planCall(first.handler)
-  startCall(call)
-  let result: unknown
-  const answer = (async () => {
-    result = await call.handler.run(events as never, batchContext(call, scope, extra) as never)
-  })()
-  await ended(call, scope.watch, answer)
-  distribute(fitting, call, result)
+  return events
 }
 
 /** The event as the handler gets it, its payload checked by the schema. Throws InvalidEventError when it does not fit. */
@@ -76,7 +88,7 @@ function checkedEvent(run: Run): ReceivedEvent | Promise<ReceivedEvent> {
 }
 
 function misfit(run: Run, issues: InvalidEventError['issues']): InvalidEventError {
-  run.invalid = true
+  if (run.state === 'running') run.invalid = true
   const text = issues
     .map((issue) => `${issue.path.map(String).join('.') || '(payload)'}: ${issue.message}`)
     .join('; ')
@@ -89,14 +101,15 @@ function misfit(run: Run, issues: InvalidEventError['issues']): InvalidEventErro
   )
 }
 
-function ended(call: Call, watch: Watch, result: PromiseLike<unknown>): Promise<void> {
+/** Waits for a call's result or the end of its time, and records which. Never rejects. */
+export function untilEnded(call: Call, watch: Watch, result: PromiseLike<unknown>): Promise<void> {
   return new Promise((resolve) => {
     call.finished = () => {
       watch.remove(call)
       resolve()
     }
     watch.add(call)
-    result.then(
+    Promise.resolve(result).then(
       () => finishCall(call, 'succeeded'),
       (error: unknown) => finishCall(call, 'failed', error),
     )
@@ -105,11 +118,8 @@ function ended(call: Call, watch: Watch, result: PromiseLike<unknown>): Promise<
 
 function distribute(runs: ReadonlyArray<Run>, call: Call, result: unknown): void {
   const problem = call.state === 'failed' ? call : invalidResult(runs, result)
-  const failures = new Map(
-    problem === null
-      ? ((result as BatchResult | undefined)?.failed ?? []).map(({ id, error }) => [id, error])
-      : [],
-  )
+  const failed = problem === null ? ((result as BatchResult | undefined)?.failed ?? []) : []
+  const failures = new Map(failed.map(({ id, error }) => [String(id), error]))
   for (const run of runs) {
     const { id } = run.item.event
     if (problem !== null) finishCall(run, 'failed', problem.error)
@@ -131,11 +141,12 @@ function invalidResult(runs: ReadonlyArray<Run>, result: unknown): { error: unkn
     }
   }
   const ids = new Set(runs.map((run) => run.item.event.id))
-  const stranger = failed.find((one: { id?: unknown } | null) => !ids.has(String(one?.id)))
+  const named = failed.map((one: { id?: unknown } | null | undefined) => String(one?.id))
+  const stranger = named.find((id) => !ids.has(id))
   if (stranger === undefined) return null
   return {
     error: new InvalidOptionError(
-      `Batch handler ${name}: expected each id in failed to be one of the events it got, got ${String((stranger as { id?: unknown } | null)?.id)}.`,
+      `Batch handler ${name}: expected each id in failed to be one of the events it got, got ${stranger}.`,
     ),
   }
 }
@@ -146,6 +157,7 @@ function idempotencyKeyOf(run: Run): string {
 
 function signalOf(call: Call): AbortSignal {
   call.abort ??= new AbortController()
+  if (call.state === 'failed') call.abort.abort(call.error) // it was given up before it asked
   return call.abort.signal
 }
 
