@@ -1,10 +1,10 @@
 import type { Sql } from './db/client.ts'
 import { databaseError, isConnectionError } from './db/database-error.ts'
 import { type Durations, expectedMs } from './durations.ts'
-import { TimeoutError } from './errors.ts'
-import { guardTransaction } from './guard-transaction.ts'
-import { perform, performBatch, type Scope } from './perform.ts'
-import { type Run, resetRun } from './run.ts'
+import { TimeoutError, TransactionEndedError } from './errors.ts'
+import { type GuardedTransaction, guardTransaction } from './guard-transaction.ts'
+import { perform, performBatch, type Scope, untilEnded } from './perform.ts'
+import { type Call, planCall, type Run, resetRun } from './run.ts'
 
 /** One call of a transactional handler: an event, or all events of a batch handler. */
 type Unit = ReadonlyArray<Run>
@@ -31,9 +31,11 @@ export async function runGroup(sql: Sql, units: ReadonlyArray<Unit>, options: Gr
   })
   try {
     if (await runOnce(session, units, options)) return
-    const again = units.filter((unit) => !hasFinalFailure(unit))
-    for (const unit of again) unit.forEach(resetRun)
-    await runWithSavepoints(session, again, options)
+    let again = units
+    do {
+      again = again.filter((unit) => !hasFinalFailure(unit))
+      for (const unit of again) unit.forEach(resetRun)
+    } while (!(await runWithSavepoints(session, again, options)))
   } catch (error) {
     await session`rollback`.catch(() => {}) // a connection that was lost has rolled back by itself
     throw databaseError(error)
@@ -42,63 +44,98 @@ export async function runGroup(sql: Sql, units: ReadonlyArray<Unit>, options: Gr
   }
 }
 
-/** @returns false when it was rolled back because a handler failed */
+/** @returns false when it was rolled back because of something that a handler did */
 async function runOnce(session: Sql, units: ReadonlyArray<Unit>, options: GroupOptions): Promise<boolean> {
-  begin(session, units, options)
+  const begun = begin(session, units, options)
   for (const unit of units) {
     if (!mayStart(unit, options)) break
     await runUnit(session, unit, options)
     if (!hasFailed(unit)) continue
+    await begun
     await session`rollback`
     return false
   }
   try {
     await options.settle(session)
   } catch (error) {
-    if (sqlStateOf(error) !== '25P02') throw error
-    // a handler swallowed the failure of its own statement: the savepoints will tell which
-    await session`rollback`
+    if (sqlStateOf(error) !== transactionEnded) throw error
+    await session`rollback` // the savepoints will tell who ended it
     return false
   }
-  await session`commit`
-  return true
+  try {
+    await session`commit`
+    return true
+  } catch (error) {
+    if (isConnectionError(error)) throw error
+    return false // a deferred constraint: the savepoints will tell whose
+  }
 }
 
+/** @returns false when a handler ended the transaction: it keeps that failure, and the others must run again */
 async function runWithSavepoints(
   session: Sql,
   units: ReadonlyArray<Unit>,
   options: GroupOptions,
-): Promise<void> {
-  begin(session, units, options)
+): Promise<boolean> {
+  const begun = begin(session, units, options)
   for (const unit of units) {
     if (!mayStart(unit, options)) break
     send(session, 'savepoint loopless_unit')
     await runUnit(session, unit, options)
-    if (!hasFailed(unit)) {
-      try {
-        await session`release savepoint loopless_unit`
-        continue
-      } catch (error) {
-        if (isConnectionError(error)) throw error
-        for (const run of unit) Object.assign(run, { state: 'failed', error })
-      }
+    if (!hasFailed(unit)) await releaseSavepoint(session, unit, options)
+    if (!hasFailed(unit)) continue
+    await begun
+    try {
+      await session.unsafe('rollback to savepoint loopless_unit; release savepoint loopless_unit')
+    } catch (error) {
+      if (isConnectionError(error)) throw error
+      for (const run of unit) run.error = endedByHandler(run)
+      await session`rollback`
+      return false
     }
-    await session`rollback to savepoint loopless_unit`
-    await session`release savepoint loopless_unit`
   }
   await options.settle(session)
   await session`commit`
+  return true
+}
+
+/**
+ * Keeps what a handler did, unless it fails a check that would otherwise come too late to tell who it was: whether
+ * this is still the group's transaction, and deferred constraints. Their check is rolled back, so that they stay deferred.
+ */
+async function releaseSavepoint(session: Sql, unit: Unit, { token }: GroupOptions): Promise<void> {
+  try {
+    await Promise.all([
+      session`select loopless.check_group(${token})`.execute(),
+      session
+        .unsafe(`
+        savepoint loopless_check;
+        set constraints all immediate;
+        rollback to savepoint loopless_check;
+        release savepoint loopless_unit`)
+        .execute(),
+    ])
+  } catch (error) {
+    if (isConnectionError(error)) throw error
+    fail(unit, error)
+    if (sqlStateOf(error) === transactionEnded) for (const run of unit) run.error = endedByHandler(run)
+  }
 }
 
 /** Room for the settling beside what handlers may take; `cancel` ends a handler's statement before that. */
 const settleTimeoutMs = 10_000
 
-function begin(session: Sql, units: ReadonlyArray<Unit>, { token }: GroupOptions): void {
-  send(session, 'begin')
+// execute(): Promise.all alone would send a turn later, behind what is sent next
+/** Sends without waiting. @returns rejects when it failed: then what fails in the group is no handler's fault */
+function begin(session: Sql, units: ReadonlyArray<Unit>, { token }: GroupOptions): Promise<unknown> {
   const longestSeconds = Math.max(0, ...units.map((unit) => unit[0]?.handler.timeoutSeconds ?? 0))
-  session`select loopless.begin_group(${token}, ${Math.ceil(longestSeconds * 1000) + settleTimeoutMs})`.catch(
-    () => {},
-  )
+  const timeoutMs = Math.ceil(longestSeconds * 1000) + settleTimeoutMs
+  const begun = Promise.all([
+    session.unsafe('begin').execute(),
+    session`select loopless.begin_group(${token}, ${timeoutMs})`.execute(),
+  ])
+  begun.catch(() => {})
+  return begun
 }
 
 /** Sends without waiting: what fails here shows in the next statement, because the transaction is aborted or gone. */
@@ -114,7 +151,29 @@ async function runUnit(session: Sql, unit: Unit, { scope }: GroupOptions): Promi
   if (first.handler.batch) await performBatch(unit, scope, extra)
   else await perform(first, scope, extra)
   guard.end()
-  if (unit.some((run) => run.error instanceof TimeoutError)) await guard.cancel().catch(() => {})
+  if (!hasFailed(unit) && !guard.isSound()) await probe(session, unit, first, guard, scope)
+  if (hasFailed(unit)) await guard.cancel()
+}
+
+/**
+ * Waits for the statements that a handler did not wait for, as a part of its time. One that failed is the handler's
+ * failure, though it may have swallowed it: unless that was in a savepoint, the transaction is aborted.
+ */
+async function probe(
+  session: Sql,
+  unit: Unit,
+  first: Run,
+  guard: GuardedTransaction,
+  { watch }: Scope,
+): Promise<void> {
+  const call: Call = { ...planCall(first.handler), state: 'running', beganMs: first.beganMs }
+  await untilEnded(call, watch, session`select 1`)
+  if (call.state !== 'failed') return
+  fail(unit, call.error instanceof TimeoutError ? call.error : (guard.failure() ?? call.error))
+}
+
+function fail(unit: Unit, error: unknown): void {
+  for (const run of unit) if (run.state === 'succeeded') Object.assign(run, { state: 'failed', error })
 }
 
 function mayStart(unit: Unit, { scope, durations }: GroupOptions): boolean {
@@ -130,17 +189,26 @@ function hasFailed(unit: Unit): boolean {
   )
 }
 
-/** Failures that came from what others did in the transaction deserve another run in this poll. */
-const innocentStates: ReadonlySet<string> = new Set(['25P02', '40001', '40P01'])
+/** Failures that may come from what others did deserve another run in this poll: serialization, deadlock. */
+const innocentStates: ReadonlySet<string> = new Set(['40001', '40P01'])
 
 function hasFinalFailure(unit: Unit): boolean {
-  return (
-    hasFailed(unit) &&
-    unit.every((run) => !innocentStates.has(sqlStateOf(run.error) ?? '') && !isConnectionError(run.error))
+  return hasFailed(unit) && !unit.some((run) => innocentStates.has(sqlStateOf(run.error) ?? ''))
+}
+
+/** What `loopless.settle` and `loopless.check_group` raise when this is not the group's transaction any more. */
+const transactionEnded = 'LL013'
+
+function endedByHandler({ handler, error }: Run): TransactionEndedError {
+  return new TransactionEndedError(
+    `Handler ${handler.name} ended its transaction or savepoint, or reset its settings, so nothing could be settled in it.`,
+    { cause: error },
   )
 }
 
+/** Of the error, or of its cause: query builders wrap what the driver threw. */
 function sqlStateOf(error: unknown): string | null {
-  const code = (error as { code?: unknown } | null)?.code
-  return typeof code === 'string' ? code : null
+  const { code, cause } = (error ?? {}) as { code?: unknown; cause?: { code?: unknown } | null }
+  const state = typeof code === 'string' ? code : cause?.code
+  return typeof state === 'string' ? state : null
 }

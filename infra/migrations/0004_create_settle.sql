@@ -2,6 +2,21 @@
 -- Locks: functions only. At run time: the rows of one lease, batch before deliveries.
 -- Errors: LL010 lease lost, LL013 not in the group's transaction; everything in the transaction must roll back.
 
+-- Raises unless the caller's transaction is the one that loopless.begin_group opened under this token.
+create function loopless.check_group(token uuid) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('loopless.group_token', true) is distinct from token::text then
+    raise exception using errcode = 'LL013',
+      message = 'The transaction that the handlers began in has ended before it was settled.',
+      hint = 'A transactional handler must not commit or roll back by itself.';
+  end if;
+end $$;
+comment on function loopless.check_group(uuid) is
+  'Raises LL013 unless this is still the transaction of a group.';
+
 -- A batch in which every handler succeeded needs the first three arguments; the rest comes as outcomes:
 --   split    {xid, id}  only the events through that position were started; the others become a batch that is free at once
 --   reopen   true  no event of the batch was started: it is free at once
@@ -29,10 +44,8 @@ declare
   cut_id bigint;
   started integer;
 begin
-  if in_group and current_setting('loopless.group_token', true) is distinct from token::text then
-    raise exception using errcode = 'LL013',
-      message = 'The transaction that the handlers began in has ended before it was settled.',
-      hint = 'A transactional handler must not commit or roll back by itself.';
+  if in_group then
+    perform loopless.check_group(token);
   end if;
   if batch_id is not null then
     update loopless.batch b set settled_at = at
