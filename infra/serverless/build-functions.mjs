@@ -1,10 +1,13 @@
-// A serverless plugin: builds the functions (esbuild.config.mjs) before anything packages or runs them, and lets what
-// runs them on this machine come to an end.
+// A serverless plugin: builds the functions (esbuild.config.mjs) before anything packages or runs them, and gives what
+// runs them on this machine a database.
 
 /**
  * What is used of the framework, the same in osls and in the official version 4.
  *
- * @typedef {{ classes: { Error: new (message: string) => Error } }} Serverless
+ * @typedef {{
+ *   classes: { Error: new (message: string) => Error }
+ *   service: { provider: { environment?: { DATABASE_URL?: string } } }
+ * }} Serverless
  * @typedef {{ log: { error(text: string): void } }} Utilities
  */
 
@@ -15,44 +18,84 @@ export default class BuildFunctions {
    * @param {Utilities} utilities
    */
   constructor(serverless, _options, { log }) {
-    /** @type {Promise<void> | undefined} */
-    let built
-    const build = () => {
-      built ??= buildFunctions(serverless)
-      return built
+    const build = once(() => reporting(serverless, buildFunctions))
+    /** @type {(() => Promise<void>) | undefined} */
+    let stopDatabase
+    const startDatabase = once(async () => {
+      const url = serverless.service.provider.environment?.DATABASE_URL ?? ''
+      stopDatabase = await reporting(serverless, () => ensureDatabase(url))
+    })
+
+    const prepareInvocation = async () => {
+      isInvokedLocally = true
+      await build()
+      await startDatabase()
     }
     let isInvokedLocally = false
-    const buildForInvocation = () => {
-      isInvokedLocally = true
-      return build()
+    const finishInvocation = async () => {
+      if (!isInvokedLocally) return
+      await stopDatabase?.()
+      // A function keeps its connection for its next invocation. Here there is none, and the process would stay.
+      process.stdout.write('', () => process.exit())
     }
-    const buildForOffline = () => {
+
+    const prepareOffline = async () => {
       // What an asynchronous invocation throws is nobody's in the emulator, and would end it.
       process.on('unhandledRejection', (error) => log.error(`An invocation failed: ${error}`))
-      return build()
+      process.on('exit', () => void stopDatabase?.())
+      await build()
+      await startDatabase()
     }
+
     this.hooks = {
       'before:package:createDeploymentArtifacts': build,
       'before:deploy:function:packageFunction': build,
-      'before:invoke:local:invoke': buildForInvocation,
-      'before:offline:start': buildForOffline, // serverless offline
-      'before:offline:start:init': buildForOffline, // serverless offline start
-      // A function keeps its connection for its next invocation. Here there is none, and the process would stay.
-      finalize: () => {
-        if (isInvokedLocally) process.stdout.write('', () => process.exit())
-      },
+      'before:invoke:local:invoke': prepareInvocation,
+      finalize: finishInvocation,
+      'before:offline:start': prepareOffline, // serverless offline
+      'before:offline:start:init': prepareOffline, // serverless offline start
     }
   }
 }
 
-/** @param {Serverless} serverless */
-async function buildFunctions(serverless) {
+async function buildFunctions() {
   // Imported here: osls loads plugins with require, which cannot load a module that awaits at its top.
   const config = await import('../../esbuild.config.mjs')
+  await config.buildFunctions()
+}
+
+/** @param {string} databaseUrl */
+async function ensureDatabase(databaseUrl) {
+  const config = await import('../../esbuild.config.mjs')
+  await config.buildPackage() // the handlers that are registered use it
+  const local = await import('../local/postgres.ts')
+  return local.ensureLocalDatabase(databaseUrl)
+}
+
+/**
+ * @template Result
+ * @param {() => Promise<Result>} run
+ */
+function once(run) {
+  /** @type {Promise<Result> | undefined} */
+  let result
+  return () => {
+    result ??= run()
+    return result
+  }
+}
+
+/**
+ * Runs something whose errors are for people: the framework prints a stack trace for any error but its own.
+ *
+ * @template Result
+ * @param {Serverless} serverless
+ * @param {() => Promise<Result>} run
+ */
+async function reporting(serverless, run) {
   try {
-    await config.buildFunctions()
+    return await run()
   } catch (error) {
-    // The framework prints a stack trace for any error but its own.
     throw new serverless.classes.Error(error instanceof Error ? error.message : String(error))
   }
 }

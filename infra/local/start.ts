@@ -1,0 +1,158 @@
+// `npm start`: an event bus on this machine, with real webhooks flowing through it. `--once`: the same, and then it
+// ends. LOOPLESS_HOME, LOOPLESS_POSTGRES_PORT and DATABASE_URL say where; see home.ts and postgres.ts.
+
+import { relative } from 'node:path'
+import { connect, type HandlerSet } from '../../src/index.ts'
+import { type Chat, startChat } from './chat.ts'
+import { owner, takeHome } from './home.ts'
+import { type Offline, startOffline } from './offline.ts'
+import { builtHandlers, localPostgres, prepareDatabase } from './postgres.ts'
+import { type RunResult, runWebhooks } from './run.ts'
+import { paint, print, step, wrap } from './screen.ts'
+import { printNextSteps, printSummary } from './summary.ts'
+import { signedWebhooks } from './webhooks.ts'
+
+const secret = process.env['GITHUB_WEBHOOK_SECRET'] || 'for this machine only'
+const isOnce = process.argv.includes('--once')
+
+/** What was started, to be stopped in the opposite order. */
+const closers: (() => unknown)[] = []
+let isEnding = false
+let isShowingPolls = false
+
+process.on('SIGINT', () => void end(isOnce ? 130 : 0))
+process.on('SIGTERM', () => void end(143))
+process.on('SIGHUP', () => void end(129))
+main().catch((error: unknown) => {
+  if (isEnding) return // what was stopped complains
+  print()
+  const message = error instanceof Error ? error.message : String(error)
+  print(
+    paint(
+      'red',
+      message
+        .split('\n')
+        .map((line) => wrap(line))
+        .join('\n'),
+    ),
+  )
+  void end(1)
+})
+
+async function main(): Promise<void> {
+  print()
+  print(`${paint('bold', 'Loopless')}, an event bus in Postgres`)
+  print()
+  own()
+  const databaseUrl = await startDatabase()
+  const handlers = await step(
+    'Building',
+    build,
+    ({ handlers: { length } }) => `${length} handlers found and built`,
+  )
+  const sql = connect(databaseUrl, { applicationName: 'npm start', max: 2 })
+  closers.push(() => sql.end({ timeout: 1 }))
+  await step('Schema', () => prepareDatabase(sql, handlers), sayPrepared)
+  const chat = await startChat()
+  closers.push(() => chat.close())
+  const offline = await step(
+    'Serverless',
+    () => serve(databaseUrl, chat),
+    ({ url }) => `serverless-offline on ${url}`,
+  )
+
+  const webhooks = signedWebhooks(secret)
+  print()
+  print(`Posting ${webhooks.length} real GitHub webhooks, signed, to ${paint('dim', '/webhooks/github')}`)
+  print()
+  const result = await runWebhooks(sql, offline, webhooks)
+  await printSummary(sql, handlers, result, chat)
+  if (isOnce) return finish(result, webhooks.length)
+  await printNextSteps(sql, databaseUrl, result)
+  print()
+  print(paint('dim', `webhooks  ${offline.url}/webhooks/github`))
+  print(paint('dim', `log       ${relative(process.cwd(), offline.logFile)}`))
+  print()
+  print(`Everything stays up; a poll runs each minute. ${paint('bold', 'Ctrl-C')} stops it.`)
+  isShowingPolls = true
+  throw new Error(await offline.ended)
+}
+
+function own(): void {
+  const release = takeHome()
+  if (release === undefined) {
+    throw new Error(
+      `Loopless runs here already, as process ${owner()}: stop it with Ctrl-C where it runs, or start\n` +
+        'another with LOOPLESS_HOME and LOOPLESS_POSTGRES_PORT set to places of its own.',
+    )
+  }
+  closers.push(release)
+}
+
+async function startDatabase(): Promise<string> {
+  const given = process.env['DATABASE_URL']
+  if (given) return given
+  const server = await localPostgres()
+  closers.push(() => server.stop())
+  const data = relative(process.cwd(), server.dataDirectory)
+  await step('Postgres', server.start, () => `Postgres on port ${server.port}, its data in ${data}`)
+  return server.url
+}
+
+async function build(): Promise<HandlerSet> {
+  const config = await import('../../esbuild.config.mjs')
+  await config.buildPackage()
+  await config.buildFunctions()
+  return builtHandlers()
+}
+
+function sayPrepared(applied: ReadonlyArray<string>): string {
+  return applied.length > 0
+    ? `Schema made by ${applied.length} migrations, handlers registered`
+    : 'Schema up to date, handlers registered'
+}
+
+async function serve(databaseUrl: string, chat: Chat): Promise<Offline> {
+  const environment = { DATABASE_URL: databaseUrl, GITHUB_WEBHOOK_SECRET: secret, CHAT_URL: chat.url }
+  const offline = await startOffline(environment, showPoll)
+  closers.push(() => offline.stop())
+  return offline
+}
+
+/** Once everything is settled: a line for each poll that found something, the schedule's or another's. */
+function showPoll(line: string): void {
+  if (!isShowingPolls || !line.includes('"Polled."')) return
+  const { claimed, succeeded, retried, dead } = JSON.parse(line) as Record<string, number>
+  if (!claimed) return
+  const time = new Date().toTimeString().slice(0, 8)
+  print(
+    `${paint('dim', time)}  a poll took ${claimed}: ${succeeded} runs succeeded, ${retried} retried, ${dead} dead`,
+  )
+}
+
+function finish({ ids, handled, retried, dead, waiting, seconds }: RunResult, posted: number): Promise<void> {
+  const counts = {
+    published: ids.length,
+    handled,
+    retried,
+    dead,
+    waiting,
+    seconds: Number(seconds.toFixed(1)),
+  }
+  print()
+  process.stdout.write(`${JSON.stringify(counts)}\n`)
+  return end(ids.length === posted && waiting === 0 ? 0 : 1)
+}
+
+async function end(code: number): Promise<void> {
+  if (isEnding) return
+  isEnding = true
+  for (const close of closers.reverse()) {
+    try {
+      await close()
+    } catch (error) {
+      print(paint('red', String(error)))
+    }
+  }
+  process.exit(code)
+}
