@@ -2,6 +2,8 @@
 -- Locks: creating the indexes blocks writers of loopless.batch. At run time each chunk takes the advisory lock
 -- (1280262992, 3), so that two prunes take turns, and the rows that it deletes, which nobody else wants.
 -- A chunk answers with the last row it looked at, removed or kept; the next one goes on from there.
+-- Each delete goes by a range of an index, not by a join with the rows to delete: a join planned while the tables
+-- were small may walk them the wrong way round.
 
 -- The baselines: where the log began in this cluster (the installation, a rebase).
 create index batch_baseline_idx on loopless.batch (id) where split_from is null and claimed_at is null;
@@ -15,7 +17,8 @@ comment on type loopless.horizon is
 -- slices of a window: everything before the first batch that is not settled that long lies in batches that are.
 -- A part that was split off stands at the place of its origin. The snapshots of another cluster prove nothing
 -- here, so only batches since the newest baseline count; at the baseline each event that was not provably
--- claimed got a delivery. Null: nothing is provably settled (no claim yet, or none since a restore).
+-- claimed got a delivery. Null: nothing is provably settled (no claim yet, or none since a restore), or not that
+-- long (a younger baseline).
 create function loopless.settled_horizon(cutoff timestamptz) returns loopless.horizon
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -53,6 +56,9 @@ begin
   order by b.split_from, b.after_xid, b.after_id limit 1;
   if slice.id is null and part.id is null then
     return row(head.from_snapshot, head.to_snapshot, head.through_xid, head.through_id)::loopless.horizon;
+  end if;
+  if slice.id = baseline then
+    return null; -- it stands for all that was settled before it
   end if;
   if slice.id is null or part.id is not null
     and (part.split_from, part.after_xid, part.after_id) < (slice.id, slice.after_xid, slice.after_id) then
@@ -95,26 +101,20 @@ begin
     end_id := settled.id;
   end if;
 
-  with looked_at as materialized (
-    select e.xid, e.id, e.published_at < cutoff and (e.due_at is null or e.due_at < cutoff) as is_old
-    from loopless.event e
-    where (e.xid, e.id) > (prune_events.after_xid, prune_events.after_id) and (e.xid, e.id) <= (end_xid, end_id)
-    order by e.xid, e.id limit chunk
-  ), gone as (
-    delete from loopless.event e
-    using looked_at l
-    where e.xid = l.xid and e.id = l.id and l.is_old
-      and (
-        pg_visible_in_snapshot(l.xid, settled.a)
-        or pg_visible_in_snapshot(l.xid, settled.b) and (l.xid, l.id) <= (settled.xid, settled.id)
-      )
-      and not exists (select from loopless.delivery d where d.event_id = l.id)
-      and not exists (select from loopless.dead_letter d where d.event_id = l.id)
-    returning 1
-  )
-  select (select count(*) from gone), l.xid, l.id into removed, last_xid, last_id
-  from looked_at l order by l.xid desc, l.id desc limit 1;
-  removed := coalesce(removed, 0);
+  select e.xid, e.id into last_xid, last_id from loopless.event e
+  where (e.xid, e.id) > (prune_events.after_xid, prune_events.after_id) and (e.xid, e.id) <= (end_xid, end_id)
+  order by e.xid, e.id offset chunk - 1 limit 1;
+  delete from loopless.event e
+  where (e.xid, e.id) > (prune_events.after_xid, prune_events.after_id)
+    and (e.xid, e.id) <= (coalesce(last_xid, end_xid), coalesce(last_id, end_id))
+    and e.published_at < cutoff and (e.due_at is null or e.due_at < cutoff)
+    and (
+      pg_visible_in_snapshot(e.xid, settled.a)
+      or pg_visible_in_snapshot(e.xid, settled.b) and (e.xid, e.id) <= (settled.xid, settled.id)
+    )
+    and not exists (select from loopless.delivery d where d.event_id = e.id)
+    and not exists (select from loopless.dead_letter d where d.event_id = e.id);
+  get diagnostics removed = row_count;
 end $$;
 comment on function loopless.prune_events(timestamptz, xid8, bigint, integer) is
   'Removes settled events among the next chunk of the log; last_xid is null at the end of what is settled.';
@@ -136,23 +136,26 @@ as $$
 declare
   head bigint;
   baseline bigint;
+  end_id bigint;
+  is_young boolean;
+  is_end boolean;
 begin
   perform pg_advisory_xact_lock(1280262992, 3);
   select b.id into head from loopless.batch b where b.split_from is null order by b.id desc limit 1;
   select b.id into baseline from loopless.batch b
   where b.split_from is null and b.claimed_at is null order by b.id desc limit 1;
-  with looked_at as materialized (
+  select max(l.id), coalesce(bool_or(l.settled_at >= cutoff), false), count(*) < chunk into end_id, is_young, is_end
+  from (
     select b.id, b.settled_at from loopless.batch b where b.id > prune_batches.after_id order by b.id limit chunk
-  ), gone as (
-    delete from loopless.batch b using looked_at l
-    where b.id = l.id and l.settled_at < cutoff and b.id not in (head, baseline)
-    returning 1
-  )
-  select (select count(*) from gone), case when bool_or(l.settled_at >= cutoff) is not true then max(l.id) end
-  into removed, last_id from looked_at l;
+  ) l;
+  delete from loopless.batch b
+  where b.id > prune_batches.after_id and b.id <= end_id
+    and b.settled_at < cutoff and b.id not in (head, baseline);
+  get diagnostics removed = row_count;
+  last_id := case when not is_young and not is_end then end_id end;
 end $$;
 comment on function loopless.prune_batches(timestamptz, bigint, integer) is
-  'Removes settled batches among the next chunk; last_id is null when later ones are younger.';
+  'Removes settled batches among the next chunk; last_id is null at the end, or when later ones are younger.';
 
 -- Attempts that ended before the cutoff, unless their event still waits for a handler or is a dead letter.
 create function loopless.prune_attempts(
@@ -169,24 +172,20 @@ set jit = off
 as $$
 begin
   perform pg_advisory_xact_lock(1280262992, 3);
-  with looked_at as materialized (
-    select a.id, a.event_id, a.ended_at from loopless.attempt a
-    where a.ended_at < cutoff and a.ended_at >= prune_attempts.after_ended_at
-      and (a.ended_at, a.id) > (prune_attempts.after_ended_at, prune_attempts.after_id)
-    order by a.ended_at, a.id limit chunk
-  ), gone as (
-    delete from loopless.attempt a using looked_at l
-    where a.id = l.id
-      and not exists (select from loopless.delivery d where d.event_id = l.event_id)
-      and not exists (select from loopless.dead_letter d where d.event_id = l.event_id)
-    returning 1
-  )
-  select (select count(*) from gone), l.ended_at, l.id into removed, last_ended_at, last_id
-  from looked_at l order by l.ended_at desc, l.id desc limit 1;
-  removed := coalesce(removed, 0);
+  select a.ended_at, a.id into last_ended_at, last_id from loopless.attempt a
+  where a.ended_at < cutoff
+    and (a.ended_at, a.id) > (prune_attempts.after_ended_at, prune_attempts.after_id)
+  order by a.ended_at, a.id offset chunk - 1 limit 1;
+  delete from loopless.attempt a
+  where a.ended_at < cutoff
+    and (a.ended_at, a.id) > (prune_attempts.after_ended_at, prune_attempts.after_id)
+    and (a.ended_at, a.id) <= (coalesce(last_ended_at, cutoff), coalesce(last_id, 0))
+    and not exists (select from loopless.delivery d where d.event_id = a.event_id)
+    and not exists (select from loopless.dead_letter d where d.event_id = a.event_id);
+  get diagnostics removed = row_count;
 end $$;
 comment on function loopless.prune_attempts(timestamptz, timestamptz, bigint, integer) is
-  'Removes attempts among the next chunk of old ones; last_ended_at is null when there are none.';
+  'Removes attempts among the next chunk of old ones; last_ended_at is null at their end.';
 
 -- What is locked is being redriven just now.
 create function loopless.prune_dead_letters(cutoff timestamptz, chunk integer) returns integer
@@ -202,11 +201,11 @@ declare
   removed integer;
 begin
   perform pg_advisory_xact_lock(1280262992, 3);
-  with expired as materialized (
-    select d.id from loopless.dead_letter d
-    where d.died_at < cutoff order by d.died_at limit chunk for update skip locked
-  )
-  delete from loopless.dead_letter d using expired e where d.id = e.id;
+  delete from loopless.dead_letter d
+  where d.id = any(array(
+    select o.id from loopless.dead_letter o
+    where o.died_at < cutoff order by o.died_at limit chunk for update skip locked
+  ));
   get diagnostics removed = row_count;
   return removed;
 end $$;
@@ -227,11 +226,11 @@ declare
   removed integer;
 begin
   perform pg_advisory_xact_lock(1280262992, 3);
-  with expired as materialized (
-    select k.event_name, k.key from loopless.dedupe_key k
-    where k.expires_at <= at order by k.expires_at limit chunk for update skip locked
-  )
-  delete from loopless.dedupe_key k using expired e where k.event_name = e.event_name and k.key = e.key;
+  delete from loopless.dedupe_key k
+  where k.ctid = any(array(
+    select o.ctid from loopless.dedupe_key o
+    where o.expires_at <= at order by o.expires_at limit chunk for update skip locked
+  ));
   get diagnostics removed = row_count;
   return removed;
 end $$;
