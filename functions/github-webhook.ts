@@ -15,14 +15,15 @@ export async function handler(request: WebhookRequest): Promise<APIGatewayProxyS
   const delivery = readDelivery(request, secret)
   if ('reason' in delivery) return answer(delivery.status, { error: delivery.reason })
   const { id: dedupeKey, name, payload } = delivery
-  const event = defineEvent(name)(payload)
   try {
     // Your own writes belong here: they commit together with the event.
-    const id = await reconnecting(() => sql.begin((tx) => publish(tx, event, { dedupeKey })))
+    const id = await reconnecting(() =>
+      sql.begin((tx) => publish(tx, defineEvent(name)(payload), { dedupeKey })),
+    )
     return answer(202, { id })
   } catch (error) {
-    if (!(error instanceof InvalidEventError)) throw error
-    return answer(error.code === 'PAYLOAD_TOO_LARGE' ? 413 : 400, { error: error.message })
+    if (!(error instanceof InvalidEventError) || error.code !== 'PAYLOAD_TOO_LARGE') throw error
+    return answer(413, { error: error.message })
   }
 }
 

@@ -67,8 +67,6 @@ function parseObject(text: string): object | null {
 function eventName(event: string, payload: object): string {
   const action = 'action' in payload && typeof payload.action === 'string' ? payload.action : ''
   const words = ['github', event, action].map((text) => text.toLowerCase().replace(/[^a-z0-9_-]+/g, '-'))
-  return words
-    .filter((word) => word !== '')
-    .join('.')
-    .slice(0, 200)
+  const name = words.filter((word) => word !== '').join('.')
+  return name.slice(0, 200).replace(/\.$/, '')
 }

@@ -44,7 +44,7 @@ export async function prepareDatabase(sql: Sql, handlers: HandlerSet): Promise<s
   return applied
 }
 
-/** The handlers as the build found them (esbuild.config.mjs). */
+/** The handlers as the build found them: needs both of esbuild.config.mjs. */
 export async function builtHandlers(): Promise<HandlerSet> {
   const path = new URL('../../dist/functions/handlers.js', import.meta.url)
   const { handlers } = (await import(path.href)) as { handlers: HandlerSet }
@@ -53,12 +53,15 @@ export async function builtHandlers(): Promise<HandlerSet> {
 
 /**
  * Starts the local server and makes its database ready, unless it runs already or another database is meant: then
- * `serverless offline` and `serverless invoke local` work by themselves. Needs the built handlers.
+ * `serverless offline` and `serverless invoke local` work by themselves.
  *
  * @returns what stops it, and has done so far enough when it is called while the process exits; undefined when
  * nothing was started
  */
-export async function ensureLocalDatabase(databaseUrl: string): Promise<(() => Promise<void>) | undefined> {
+export async function ensureLocalDatabase(
+  databaseUrl: string,
+  loadHandlers: () => Promise<HandlerSet>,
+): Promise<(() => Promise<void>) | undefined> {
   const server = await localPostgres()
   if (databaseUrl !== server.url) return undefined
   const release = takeHome()
@@ -72,7 +75,7 @@ export async function ensureLocalDatabase(databaseUrl: string): Promise<(() => P
     await server.start()
     const sql = connect(databaseUrl)
     try {
-      await prepareDatabase(sql, await builtHandlers())
+      await prepareDatabase(sql, await loadHandlers())
     } finally {
       await sql.end({ timeout: 1 })
     }

@@ -279,7 +279,12 @@ begin
   end loop;
 
   if taken is null then
-    return null;
+    if not is_open then
+      return null;
+    end if;
+    -- somebody removed its events by hand: it must not stand before the rest of the log for ever
+    update loopless.batch b set settled_at = at where b.id = part.id returning b.* into part;
+    return part;
   end if;
   if is_open and taken = part.size then
     update loopless.batch b set lease = token, leased_until = until, claimed_at = at
@@ -317,9 +322,9 @@ $$;
 comment on function loopless.next_due(uuid) is 'The earliest due time of a delivery or end of a lease, without those of one lease; null when nothing waits.';
 
 -- One poll's claim. The first row is the summary; then events, FIFO, each with its delivery unless it comes
--- from the log. New events come first; deliveries get at least max_deliveries of the poll, and all of it
--- when the log is empty. The commit need not wait for the disk: a claim that a crash of the server
--- takes back was never made. Lock order: claim lock, batch, delivery.
+-- from the log. New events come first; deliveries get at least max_deliveries of the poll, with that share of
+-- max_bytes on top, and all of it when the log is empty. The commit need not wait for the disk: a claim that a
+-- crash of the server takes back was never made. Lock order: claim lock, batch, delivery.
 create function loopless.claim(
   at timestamptz, token uuid, until timestamptz,
   max_events integer, max_bytes bigint, max_deliveries integer, handler_set text
@@ -331,6 +336,7 @@ set enable_bitmapscan = off
 set enable_sort = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set join_collapse_limit = 1
 set jit = off
 as $$
 declare
@@ -345,15 +351,24 @@ begin
   batch := loopless.claim_batch(at, token, until, max_events, max_bytes);
 
   with due as (
-    select d.id from loopless.delivery d
+    select d.id, d.due_at, d.event_xid, d.event_id from loopless.delivery d
     where d.lease is null and not d.alone and d.due_at <= at
     order by d.due_at, d.id
     limit case when batch.id is null then greatest(max_events, max_deliveries) else max_deliveries end
     for update skip locked
+  ), sized as (
+    select due.id, row_number() over slice as n, coalesce(sum(e.bytes) over slice, 0) as total
+    from due left join loopless.event e on e.xid = due.event_xid and e.id = due.event_id
+    window slice as (order by due.due_at, due.id rows unbounded preceding)
   ), taken as (
-    update loopless.delivery d set lease = token, due_at = until from due where d.id = due.id returning d.id
+    update loopless.delivery d set lease = token, due_at = until
+    where d.id = any(array(
+      select s.id from sized s
+      where s.n = 1
+        or s.total <= case when batch.id is null then max_bytes else max_bytes * max_deliveries / max_events end))
+    returning d.id, d.event_xid, d.event_id
   )
-  select array_agg(t.id) into leased from taken t;
+  select array_agg(t.id order by t.event_xid, t.event_id, t.id) into leased from taken t;
 
   return query select
     json_build_object(
@@ -375,9 +390,10 @@ begin
       select null::json,
         json_build_object('id', d.id::text, 'handler', d.handler, 'attempt', d.attempt, 'alone', false, 'died', false),
         e.id, e.xid::text, e.name, e.payload, e.headers, e.published_at
-      from loopless.delivery d join loopless.event e on e.xid = d.event_xid and e.id = d.event_id
-      where d.id = any(leased)
-      order by d.event_xid, d.event_id, d.id;
+      from unnest(leased) with ordinality l (id, n)
+      join loopless.delivery d on d.id = l.id
+      join loopless.event e on e.xid = d.event_xid and e.id = d.event_id
+      order by l.n;
   end if;
 end $$;
 comment on function loopless.claim(timestamptz, uuid, timestamptz, integer, bigint, integer, text) is

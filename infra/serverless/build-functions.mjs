@@ -66,10 +66,12 @@ async function buildFunctions() {
 
 /** @param {string} databaseUrl */
 async function ensureDatabase(databaseUrl) {
-  const config = await import('../../esbuild.config.mjs')
-  await config.buildPackage() // the handlers that are registered use it
-  const local = await import('../local/postgres.ts')
-  return local.ensureLocalDatabase(databaseUrl)
+  const { builtHandlers, ensureLocalDatabase } = await import('../local/postgres.ts')
+  return ensureLocalDatabase(databaseUrl, async () => {
+    const config = await import('../../esbuild.config.mjs')
+    await config.buildPackage() // which the handlers import
+    return builtHandlers()
+  })
 }
 
 /**

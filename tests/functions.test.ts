@@ -1,0 +1,220 @@
+import { createHmac, randomUUID } from 'node:crypto'
+import { readFile, rm, stat } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { buildFunctions } from '../esbuild.config.mjs'
+import announceIssue from '../functions/handlers/announce-issue.ts'
+import countKinds from '../functions/handlers/count-kinds.ts'
+import recordActivity from '../functions/handlers/record-activity.ts'
+import { mendedMarker } from '../infra/local/mend-driver.mjs'
+import { defineHandlers, register } from '../src/index.ts'
+import { exampleDatabase, webhooks } from './support/examples.ts'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const outdir = `.esbuild/functions-${randomUUID()}`
+const { url, sql, publish } = await exampleDatabase()
+
+type Answer = Record<string, unknown>
+type LambdaFunction = (event: object, context: { getRemainingTimeInMillis(): number }) => Promise<Answer>
+
+beforeAll(async () => {
+  Object.assign(process.env, {
+    DATABASE_URL: url,
+    GITHUB_WEBHOOK_SECRET: 'a secret',
+    KEEP_EVENT_DAYS: '7',
+    KEEP_ATTEMPT_DAYS: '30',
+    KEEP_DEAD_LETTER_DAYS: '30',
+    AWS_LAMBDA_FUNCTION_NAME: 'loopless-test',
+  })
+  await buildFunctions({ outdir })
+  for (const method of ['log', 'info', 'warn'] as const) vi.spyOn(console, method).mockReturnValue()
+})
+afterAll(() => rm(join(root, outdir), { recursive: true, force: true }))
+
+const pathOf = (name: string): string => join(root, outdir, `${name}.cjs`)
+
+/** Loads a built function, as Lambda does, and invokes it. */
+function invoke(name: string, event: object = {}, ms = 10_000): Promise<Answer> {
+  const { handler } = createRequire(import.meta.url)(pathOf(name)) as { handler: LambdaFunction }
+  return handler(event, { getRemainingTimeInMillis: () => ms })
+}
+
+/** Ends the sessions of the functions, as the server does while an environment is frozen. */
+async function endSessions(): Promise<void> {
+  await sql`
+    select pg_terminate_backend(pid) from pg_stat_activity
+    where datname = current_database() and application_name = 'loopless-test'`
+}
+
+describe('poll', () => {
+  it('has the handlers that the build found, and handles what was published', async () => {
+    const [star] = webhooks('star', 'created')
+    const id = await publish('github.star.created', star)
+    expect(await invoke('poll')).toMatchObject({ claimed: 1, succeeded: 2, drained: true, nextDueAt: null })
+    expect(await sql`select repository from example.repository_activity where event_id = ${id}`).toEqual([
+      { repository: 'Codertocat/Hello-World' },
+    ])
+  })
+
+  it('decides by the clock of the database', async () => {
+    const [{ dueAt } = { dueAt: new Date() }] = await sql<{ dueAt: Date }[]>`
+      select clock_timestamp() + interval '1 hour' as "dueAt"`
+    await sql`select loopless.publish('order.reminded', '{}', due_at => ${dueAt})`
+    expect(await invoke('poll')).toMatchObject({ claimed: 0, nextDueAt: dueAt })
+    await sql`delete from loopless.delivery`
+    await sql`delete from loopless.event where due_at is not null`
+  })
+
+  it('goes on after its session was ended between two invocations', async () => {
+    await invoke('poll')
+    await endSessions()
+    await publish('github.ping', {})
+    expect(await invoke('poll')).toMatchObject({ claimed: 1, drained: true })
+  })
+
+  it('starts nothing when its time is over', async () => {
+    await publish('github.ping', {})
+    expect(await invoke('poll', {}, 200)).toMatchObject({ claimed: 0, drained: false })
+    expect(await invoke('poll')).toMatchObject({ claimed: 1, drained: true })
+  })
+
+  it('claims nothing and says why when other handlers are registered', async () => {
+    await register(sql, defineHandlers({}), new Date())
+    await publish('github.ping', {})
+    expect(await invoke('poll')).toEqual({ refused: expect.stringContaining('handler') })
+
+    // by their file names
+    await register(
+      sql,
+      defineHandlers({
+        'announce-issue': announceIssue,
+        'count-kinds': countKinds,
+        'record-activity': recordActivity,
+      }),
+      new Date(),
+    )
+    expect(await invoke('poll')).toMatchObject({ claimed: 1 })
+  })
+
+  it('throws when the database cannot be reached', async () => {
+    process.env['DATABASE_URL'] = 'postgres://nobody@127.0.0.1:1/nothing'
+    delete createRequire(import.meta.url).cache[pathOf('poll')]
+    try {
+      await expect(invoke('poll')).rejects.toThrow('ECONNREFUSED')
+    } finally {
+      process.env['DATABASE_URL'] = url
+      delete createRequire(import.meta.url).cache[pathOf('poll')]
+    }
+  })
+})
+
+describe('maintain', () => {
+  it('removes what was settled more than a week ago, and says what', async () => {
+    await invoke('poll')
+    const events = await sql`select from loopless.event`
+    await sql`update loopless.event set published_at = published_at - interval '8 days'`
+    await sql`update loopless.batch set settled_at = settled_at - interval '8 days' where settled_at is not null`
+    expect(await invoke('maintain', {}, 60_000)).toMatchObject({
+      events: events.length,
+      deadLetters: 0,
+      isComplete: true,
+    })
+    expect(await sql`select from loopless.event`).toHaveLength(0)
+  })
+
+  it('stops in time', async () => {
+    expect(await invoke('maintain', {}, 0)).toMatchObject({ events: 0, isComplete: false })
+  })
+})
+
+describe('github-webhook', () => {
+  const request = (payload: unknown, headers: Record<string, string> = {}) => {
+    const body = typeof payload === 'string' ? payload : JSON.stringify(payload)
+    const signature = createHmac('sha256', 'a secret').update(body).digest('hex')
+    return {
+      version: '2.0',
+      body,
+      isBase64Encoded: false,
+      headers: {
+        'content-type': 'application/json',
+        'x-github-event': 'issues',
+        'x-github-delivery': randomUUID(),
+        'x-hub-signature-256': `sha256=${signature}`,
+        ...headers,
+      },
+    }
+  }
+  const idOf = (answer: Answer): string => (JSON.parse(answer['body'] as string) as { id: string }).id
+
+  it('publishes a signed delivery and answers 202 with the id of the event', async () => {
+    const [issue] = webhooks('issues', 'opened')
+    const answer = await invoke('github-webhook', request(issue))
+    expect(answer).toMatchObject({ statusCode: 202, headers: { 'content-type': 'application/json' } })
+    expect(await sql`select name, payload from loopless.event where id = ${idOf(answer)}`).toEqual([
+      { name: 'github.issues.opened', payload: issue },
+    ])
+  })
+
+  it('publishes a delivery once, whether it comes again or twice at once', async () => {
+    const delivery = request({ action: 'opened' })
+    const [one, other] = await Promise.all([
+      invoke('github-webhook', delivery),
+      invoke('github-webhook', delivery),
+    ])
+    const again = await invoke('github-webhook', delivery)
+    expect([other, again]).toEqual([one, one])
+    expect(await sql`select from loopless.event where id = ${idOf(again)}`).toHaveLength(1)
+    expect(await sql`select from loopless.dedupe_key where event_id = ${idOf(again)}`).toHaveLength(1)
+  })
+
+  it('publishes although its session was ended while it was frozen', async () => {
+    await invoke('github-webhook', request({}))
+    await endSessions()
+    expect(await invoke('github-webhook', request({}))).toMatchObject({ statusCode: 202 })
+  })
+
+  it.each([
+    [401, request({}, { 'x-hub-signature-256': 'sha256=0' })],
+    [401, { ...request({}), headers: {} }],
+    [400, request({}, { 'x-github-event': '' })],
+    [400, request('{')],
+    [413, request({ text: 'x'.repeat(1024 * 1024) })],
+    [415, request({}, { 'content-type': 'text/plain' })],
+  ])('answers %i, with the reason, and publishes nothing', async (statusCode, event) => {
+    const before = await sql`select from loopless.event`
+    const answer = await invoke('github-webhook', event)
+    expect(answer).toMatchObject({ statusCode })
+    expect(JSON.parse(answer['body'] as string)).toEqual({ error: expect.stringMatching(/^Expected .*\.$/) })
+    expect(await sql`select from loopless.event`).toHaveLength(before.length)
+  })
+
+  it('answers 413 for a payload that grows past the limit as JSON', async () => {
+    await sql`alter database ${sql((await sql`select current_database() as name`)[0]?.['name'])} set loopless.max_payload_bytes = 1000`
+    await endSessions()
+    expect(await invoke('github-webhook', request({ text: 'x'.repeat(1000) }))).toMatchObject({
+      statusCode: 413,
+    })
+  })
+})
+
+describe('the bundles', () => {
+  it.each(['poll', 'maintain', 'github-webhook'])(
+    '%s is small, whole and has the mended driver',
+    async (name) => {
+      const text = await readFile(pathOf(name), 'utf8')
+      expect((await stat(pathOf(name))).size).toBeLessThan(100_000)
+      expect(text).toContain(mendedMarker)
+      const required = [...text.matchAll(/require\("([^"]+)"\)/g)].map(([, id = '']) =>
+        id.replace(/^node:/, ''),
+      )
+      const builtin = required.filter((id) => createRequire(import.meta.url).resolve.paths(id) === null)
+      expect(required).toEqual(builtin)
+    },
+  )
+
+  it('keep the names of error classes', async () => {
+    expect(await readFile(pathOf('poll'), 'utf8')).toMatch(/"LeaseLostError"/)
+  })
+})

@@ -1,0 +1,83 @@
+import { execFile } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { afterAll, describe, expect, it } from 'vitest'
+import { exampleDatabase } from './support/examples.ts'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const { url, publish } = await exampleDatabase()
+const target = `.esbuild/package-${randomUUID()}`
+afterAll(() => rm(join(root, target), { recursive: true, force: true }))
+
+function serverless(args: string[], env: NodeJS.ProcessEnv): Promise<{ stdout: string; stderr: string }> {
+  const program = join(root, 'node_modules/serverless/bin/serverless.js')
+  const run = promisify(execFile)(process.execPath, [program, ...args], {
+    cwd: root,
+    env: { ...process.env, ...env },
+  })
+  run.child.stdin?.end() // invoke local reads the event from there
+  return run
+}
+
+/** The names of a zip file, from its central directory. */
+function namesIn(zip: Buffer): string[] {
+  const names: string[] = []
+  for (let at = zip.indexOf('PK\x01\x02'); at >= 0; at = zip.indexOf('PK\x01\x02', at + 46)) {
+    names.push(zip.toString('utf8', at + 46, at + 46 + zip.readUInt16LE(at + 28)))
+  }
+  return names
+}
+
+describe('serverless package', { timeout: 60_000 }, () => {
+  const production = { DATABASE_URL: 'postgres://production.example/bus', GITHUB_WEBHOOK_SECRET: 'secret' }
+
+  it('packs each function alone, and its settings', async () => {
+    await serverless(['package', '--stage', 'production', '--package', target], production)
+    for (const name of ['poll', 'maintain', 'github-webhook']) {
+      const zip = await readFile(join(root, target, `${name}.zip`))
+      expect(namesIn(zip)).toEqual([`dist/functions/${name}.cjs`, `dist/functions/${name}.cjs.map`])
+    }
+    const template = JSON.parse(
+      await readFile(join(root, target, 'cloudformation-template-update-stack.json'), 'utf8'),
+    )
+    expect(template.Resources.PollLambdaFunction.Properties).toMatchObject({
+      Runtime: 'nodejs24.x',
+      Architectures: ['arm64'],
+      Handler: 'dist/functions/poll.handler',
+      Environment: { Variables: { DATABASE_URL: production.DATABASE_URL } },
+    })
+    expect(template.Resources.PollEventsRuleSchedule1.Properties.ScheduleExpression).toBe('rate(1 minute)')
+    expect(template.Resources.PollLambdaEvConf.Properties).toMatchObject({ MaximumRetryAttempts: 0 })
+  })
+
+  it('refuses a stage that is not given its database and its secret', async () => {
+    const run = serverless(['package', '--stage', 'production', '--package', target], {
+      DATABASE_URL: undefined,
+      GITHUB_WEBHOOK_SECRET: undefined,
+    })
+    await expect(run).rejects.toMatchObject({
+      stdout: expect.stringMatching(
+        /params\.default\.databaseUrl[\s\S]*params\.default\.githubWebhookSecret/,
+      ),
+    })
+  })
+})
+
+describe('serverless invoke local', { timeout: 60_000 }, () => {
+  it('handles what was published and ends', async () => {
+    await publish('github.ping', {})
+    const { stdout } = await serverless(['invoke', 'local', '-f', 'poll'], { DATABASE_URL: url })
+    const answer = stdout.slice(stdout.indexOf('\n{\n'))
+    expect(JSON.parse(answer)).toMatchObject({ claimed: 1, succeeded: 2, drained: true })
+  })
+
+  it('fails with what the function threw', async () => {
+    const run = serverless(['invoke', 'local', '-f', 'poll'], {
+      DATABASE_URL: 'postgres://nobody@127.0.0.1:1/x',
+    })
+    await expect(run).rejects.toMatchObject({ code: 1, stdout: expect.stringContaining('ECONNREFUSED') })
+  })
+})
