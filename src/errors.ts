@@ -96,7 +96,7 @@ export class PollerDiedError extends LooplessError {
   readonly code = 'POLLER_DIED'
 }
 
-/** A handler used its `tx` after it had returned, failed or timed out. */
+/** A handler used its `tx` after it had returned, failed or timed out, or tried to end the transaction itself. */
 export class TransactionEndedError extends LooplessError {
   override readonly name = 'TransactionEndedError'
   readonly code = 'TRANSACTION_ENDED'
@@ -116,16 +116,31 @@ export class RetryRequest extends LooplessError {
   readonly at: Date | null
   readonly afterSeconds: number | null
 
+  /** @throws InvalidOptionError for a time that could not be kept */
   constructor(when: { at: Date } | { afterSeconds: number }, options?: ErrorOptions) {
-    super(
-      'at' in when
-        ? `The handler asked to be tried again at ${when.at.toISOString()}.`
-        : `The handler asked to be tried again after ${when.afterSeconds} s.`,
-      options,
-    )
+    super('at' in when ? requestAt(when.at) : requestAfter(when.afterSeconds), options)
     this.at = 'at' in when ? when.at : null
     this.afterSeconds = 'at' in when ? null : when.afterSeconds
   }
+}
+
+/** The last instant whose ISO 8601 form has a year of four digits, which is all that Postgres reads. */
+const latestMs = Date.UTC(9999, 11, 31)
+const mostSeconds = 100 * 365 * 86_400
+
+function requestAt(date: Date): string {
+  const ms = date instanceof Date ? date.getTime() : Number.NaN
+  if (ms >= 0 && ms <= latestMs) return `The handler asked to be tried again at ${date.toISOString()}.`
+  throw new InvalidOptionError(
+    `Expected retryAt to get a valid Date, of the years 1970–9999, got ${String(date)}.`,
+  )
+}
+
+function requestAfter(seconds: number): string {
+  if (seconds >= 0 && seconds <= mostSeconds) return `The handler asked to be tried again after ${seconds} s.`
+  throw new InvalidOptionError(
+    `Expected retryAfter to get 0–${mostSeconds} seconds (100 years), got ${String(seconds)}.`,
+  )
 }
 
 /** Thrown by a handler that wants no further attempt; made by `discard`. */
@@ -136,23 +151,17 @@ export class DiscardRequest extends LooplessError {
 
 /**
  * `throw retryAt(date)` in a handler: this attempt failed, try again then.
- * @throws InvalidOptionError when `date` is not a valid Date
+ * @throws InvalidOptionError when `date` is not a valid Date of the years 1970–9999
  */
 export function retryAt(date: Date, options?: ErrorOptions): RetryRequest {
-  if (!(date instanceof Date) || Number.isNaN(date.getTime())) {
-    throw new InvalidOptionError(`Expected retryAt to get a valid Date, got ${String(date)}.`)
-  }
   return new RetryRequest({ at: date }, options)
 }
 
 /**
  * `throw retryAfter(seconds)` in a handler: this attempt failed, try again that long after the poll's now.
- * @throws InvalidOptionError when `seconds` is negative or not finite
+ * @throws InvalidOptionError when `seconds` is not 0 to 100 years
  */
 export function retryAfter(seconds: number, options?: ErrorOptions): RetryRequest {
-  if (!Number.isFinite(seconds) || seconds < 0) {
-    throw new InvalidOptionError(`Expected retryAfter to get seconds of 0 or more, got ${String(seconds)}.`)
-  }
   return new RetryRequest({ afterSeconds: seconds }, options)
 }
 
