@@ -15,7 +15,7 @@ export interface DrainReport extends PollReport {
   polls: number
   /** Polls whose lease was lost to another poll; nothing of them was settled. */
   leasesLost: number
-  /** True when nothing was due any more; false when the deadline or the signal ended it. */
+  /** True when nothing was due any more; false when the deadline or the signal ended it, or another poller had it. */
   drained: boolean
 }
 
@@ -64,7 +64,8 @@ export async function drain(options: DrainOptions): Promise<DrainReport> {
     events = nextClaim(events, limits.events, performance.now() - beganMs)
     report.drained = one.claimed === 0 && !isDue(one.nextDueAt, now)
     const isOutOfTime = one.released > 0 && (one.released === one.claimed || seconds < limits.seconds)
-    if (report.drained || isOutOfTime) return report
+    const isElsewhere = one.claimed + one.repaired === 0 // what is due is in the hands of another poller
+    if (report.drained || isOutOfTime || isElsewhere) return report
   }
   return report
 }

@@ -4,9 +4,12 @@ import type { Run } from './run.ts'
 /** How long each handler took lately, by name: a moving average in milliseconds. One drain keeps it. */
 export type Durations = Map<string, number>
 
-/** What to expect of the next run; 0 while nothing is known. Twice the average: half of all runs are slower. */
+/**
+ * What to expect of the next run; 0 while nothing is known. Twice the average: half of all runs are slower; but no
+ * run goes on after its time-out.
+ */
 export function expectedMs(durations: Durations, handler: NamedHandler): number {
-  return 2 * (durations.get(handler.name) ?? 0)
+  return Math.min(2 * (durations.get(handler.name) ?? 0), handler.timeoutSeconds * 1000)
 }
 
 /** Learns from the runs of a poll. */
