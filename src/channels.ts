@@ -14,7 +14,7 @@ export interface HandledMessage {
   readonly durationMs: number
 }
 
-/** Message of the channel `loopless:polled`: one batch, settled. */
+/** Message of the channel `loopless:polled`: one poll that claimed something, and what it settled. */
 export interface PolledMessage {
   readonly now: Date
   readonly report: PollReport
@@ -24,10 +24,13 @@ const handled = channel('loopless:handled')
 const polled = channel('loopless:polled')
 
 /** Announces settled runs to whoever listens on `node:diagnostics_channel`; costs nothing when nobody does. */
-export function announce(now: Date, report: PollReport, runs: ReadonlyArray<Run>): void {
-  if (handled.hasSubscribers) {
-    for (const run of runs) if (run.state !== 'planned') handled.publish(messageOf(run))
-  }
+export function announceHandled(runs: ReadonlyArray<Run>): void {
+  if (!handled.hasSubscribers) return
+  for (const run of runs) if (run.state !== 'planned') handled.publish(messageOf(run))
+}
+
+/** Announces a poll that claimed something. */
+export function announcePolled(now: Date, report: PollReport): void {
   if (polled.hasSubscribers) polled.publish({ now, report } satisfies PolledMessage)
 }
 

@@ -1,4 +1,4 @@
-import { announce } from './channels.ts'
+import { announceHandled, announcePolled } from './channels.ts'
 import { type ClaimLimits, claim, claimAlone, release, type Work } from './claim.ts'
 import type { Sql } from './db/client.ts'
 import { type Durations, learn } from './durations.ts'
@@ -10,7 +10,7 @@ import { type LogSink, logJson } from './log.ts'
 import { type Outcomes, outcomesOf } from './outcome.ts'
 import type { Scope } from './perform.ts'
 import { type Plan, planWork } from './plan.ts'
-import { addWork, earlier, emptyReport, type PollReport } from './report.ts'
+import { addWork, emptyReport, type PollReport } from './report.ts'
 import type { Run } from './run.ts'
 import { settle, settleStatement } from './settle.ts'
 import { runGroup } from './transaction.ts'
@@ -62,8 +62,12 @@ export async function poll(now: Date, options: PollOptions): Promise<PollReport>
   }
   const work = await claimSome(step)
   step.report.nextDueAt = work.nextDueAt
-  await finish(step, work)
-  if (work.aloneWaiting) await pollAlone(step)
+  try {
+    await finish(step, work)
+    if (work.aloneWaiting) await pollAlone(step)
+  } finally {
+    if (step.report.claimed > 0) announcePolled(now, step.report)
+  }
   return step.report
 }
 
@@ -101,9 +105,8 @@ async function finish(step: Step, work: Work): Promise<void> {
     const end = await timed(step, 'handle', () => handlePlain(plan, scope, durations, limits.concurrency))
     const outcomes = await timed(step, 'settle', () => settleWork(step, work, plan, scope, end))
     learn(durations, plan.runs)
-    addWork(step.report, work, plan, outcomes)
-    if (step.report.released > 0) step.report.nextDueAt = earlier(step.report.nextDueAt, now)
-    announce(now, step.report, plan.runs)
+    addWork(step.report, work, plan, outcomes, now)
+    announceHandled(plan.runs)
   } catch (error) {
     await release(options.sql, work.token, now)
     throw error

@@ -1,4 +1,4 @@
-import type { Work } from './claim.ts'
+import type { Item, Work } from './claim.ts'
 import type { Outcomes } from './outcome.ts'
 import type { Plan } from './plan.ts'
 
@@ -39,20 +39,22 @@ export function emptyReport(): PollReport {
 }
 
 /** Adds what became of a claim; called once it is settled. */
-export function addWork(report: PollReport, work: Work, plan: Plan, outcomes: Outcomes): void {
-  const notStarted = releasedFrom(work, outcomes)
+export function addWork(report: PollReport, work: Work, plan: Plan, outcomes: Outcomes, now: Date): void {
+  const { failed, released, waiting } = outcomes
+  const rest = restOf(work, outcomes)
   report.claimed += work.items.length
   report.repaired += work.repaired
-  report.released += notStarted + outcomes.released.length
-  report.unhandled += plan.unhandled.length
+  report.released += rest.size + released.length
+  report.unhandled += plan.unhandled.filter((item) => !rest.has(item)).length
   for (const run of plan.runs) if (run.state === 'succeeded') report.succeeded++
-  for (const failure of outcomes.failed) {
+  for (const failure of failed) {
     if (failure.dueAt === undefined) report.dead++
     else {
       report.retried++
       report.nextDueAt = earlier(report.nextDueAt, failure.dueAt)
     }
   }
+  if (rest.size + released.length + waiting.length > 0) report.nextDueAt = earlier(report.nextDueAt, now)
 }
 
 /** Adds the report of a later poll. */
@@ -63,16 +65,15 @@ export function addReport(sum: PollReport, one: PollReport): void {
   sum.nextDueAt = one.nextDueAt
 }
 
-export function earlier(one: Date | null, other: Date | null): Date | null {
+function earlier(one: Date | null, other: Date | null): Date | null {
   if (one === null || other === null) return one ?? other
   return one <= other ? one : other
 }
 
-function releasedFrom(work: Work, outcomes: Outcomes): number {
+/** The events at the end of the batch that were given back. */
+function restOf(work: Work, { split, reopen }: Outcomes): ReadonlySet<Item> {
   const fromLog = work.items.filter((item) => item.delivery === null)
-  if (outcomes.reopen) return fromLog.length
-  const { split } = outcomes
-  return split === undefined
-    ? 0
-    : fromLog.length - 1 - fromLog.findIndex((item) => item.event.id === split.id)
+  if (reopen) return new Set(fromLog)
+  if (split === undefined) return new Set()
+  return new Set(fromLog.slice(fromLog.findIndex((item) => item.event.id === split.id) + 1))
 }
