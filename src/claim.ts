@@ -45,7 +45,7 @@ export interface ClaimLimits {
   readonly until: Date
   /** Events from the log, at most. */
   readonly events: number
-  /** Bytes of payload text from the log, at most; one event is always taken. */
+  /** Bytes of payload text from the log, at most, and their share of it for deliveries; one event of each is always taken. */
   readonly bytes: number
   /** Due deliveries beside new events, at most. */
   readonly deliveries: number

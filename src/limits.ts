@@ -4,7 +4,7 @@ import { InvalidOptionError } from './errors.ts'
 export interface Limits {
   /** New events a claim takes. 1–10,000, default 500. */
   readonly events?: number
-  /** Bytes of payload text a claim takes; one event is always taken. Default 16 MiB. */
+  /** Bytes of payload text a claim takes from the log, and the same share for deliveries on top; one event of each is always taken. Default 16 MiB. */
   readonly bytes?: number
   /** Due deliveries a poll takes beside new events, as a share of `events`. 0.01–1, default 0.2; with no new events, all of it. */
   readonly deliveryShare?: number
