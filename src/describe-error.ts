@@ -1,4 +1,4 @@
-import { inspect } from 'node:util'
+import { inspect, types } from 'node:util'
 import { NonError } from './errors.ts'
 
 /** An error as the attempt table keeps it. */
@@ -16,14 +16,13 @@ const mostStack = 16_384
 /** Describes whatever a handler threw; never throws itself. */
 export function describeError(thrown: unknown): ErrorDescription {
   try {
-    const error =
-      thrown instanceof Error
-        ? thrown
-        : new NonError(`Thrown, and not an Error: ${inspect(thrown, { depth: 2 })}`)
+    const error = isError(thrown)
+      ? thrown
+      : new NonError(`Thrown, and not an Error: ${inspect(thrown, { depth: 2 })}`)
     return {
       errorClass: storable(String(error.name || 'Error'), 200),
       errorMessage: storable(String(error.message), mostMessage),
-      errorStack: thrown instanceof Error ? storable(stackOf(error), mostStack) : null,
+      errorStack: isError(thrown) ? storable(stackOf(error), mostStack) : null,
     }
   } catch {
     return { errorClass: 'NonError', errorMessage: 'Thrown, and cannot be shown.', errorStack: null }
@@ -35,12 +34,16 @@ function stackOf(error: Error): string {
   const parts: string[] = []
   for (let one: unknown = error; one !== undefined && !seen.has(one) && seen.size < 10; ) {
     seen.add(one)
-    const text =
-      one instanceof Error ? (one.stack ?? `${one.name}: ${one.message}`) : inspect(one, { depth: 1 })
+    const text = isError(one) ? (one.stack ?? `${one.name}: ${one.message}`) : inspect(one, { depth: 1 })
     parts.push(parts.length === 0 ? text : `caused by: ${text}`)
-    one = one instanceof Error ? one.cause : undefined
+    one = isError(one) ? one.cause : undefined
   }
   return parts.join('\n')
+}
+
+/** Also for an error of another realm, such as a test runner's. */
+function isError(value: unknown): value is Error {
+  return value instanceof Error || types.isNativeError(value)
 }
 
 /** Postgres keeps neither U+0000 nor half of a surrogate pair in text. */
