@@ -1,0 +1,67 @@
+import { type Command, Option } from 'commander'
+import { connect, type Sql } from '../db/client.ts'
+import { databaseError } from '../db/database-error.ts'
+import { CommandError, explainError } from './explain-error.ts'
+import type { Terminal } from './terminal.ts'
+
+/** What every command takes. */
+export interface CommonOptions {
+  readonly databaseUrl?: string
+  readonly json?: boolean
+}
+
+/** Adds what every command takes. */
+export function addCommonOptions(command: Command): Command {
+  return command
+    .addOption(new Option('--database-url <url>', 'the database (default: DATABASE_URL)'))
+    .addOption(new Option('--json', 'answer with one line of JSON'))
+}
+
+/** What a command works with: a connection, and the database's clock, read once. */
+export interface Session {
+  readonly sql: Sql
+  readonly now: Date
+}
+
+/**
+ * Connects, runs a command's work and disconnects.
+ * @throws CommandError when no database is given, or it cannot be reached
+ */
+export async function withDatabase<Result>(
+  terminal: Terminal,
+  options: CommonOptions,
+  work: (session: Session) => Promise<Result>,
+): Promise<Result> {
+  const url = databaseUrl(terminal, options)
+  const sql = connect(url, { applicationName: 'loopless-cli' })
+  try {
+    const [row] = await sql<{ now: Date }[]>`select clock_timestamp() as now`
+    if (!row) throw new CommandError('The database did not tell the time.')
+    return await work({ sql, now: row.now })
+  } catch (error) {
+    if (error instanceof CommandError) throw error
+    throw new CommandError(explainError(isFromDriver(error) ? databaseError(error) : error, url), 1, {
+      cause: error,
+    })
+  } finally {
+    await sql.end({ timeout: 5 })
+  }
+}
+
+function databaseUrl({ env }: Terminal, { databaseUrl }: CommonOptions): string {
+  const source = databaseUrl === undefined ? 'DATABASE_URL' : '--database-url'
+  const url = databaseUrl ?? env['DATABASE_URL']
+  if (!url) {
+    throw new CommandError(
+      'No database given: set DATABASE_URL or pass --database-url (npm start has postgres://postgres@127.0.0.1:15432/postgres).',
+      2,
+    )
+  }
+  // the value stays unsaid: it may hold a password
+  if (/^postgres(ql)?:\/\//.test(url) && URL.canParse(url)) return url
+  throw new CommandError(`Expected ${source} to be like postgres://user:password@host:5432/name.`, 2)
+}
+
+function isFromDriver(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string'
+}

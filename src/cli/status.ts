@@ -1,0 +1,99 @@
+import { Command } from 'commander'
+import { type BusStatus, readStatus } from './bus-status.ts'
+import { type Counted, countedTo } from './counted.ts'
+import { addCommonOptions, type CommonOptions, withDatabase } from './database.ts'
+import { count, countOf } from './plain-text.ts'
+import { writeFacts, writeTable } from './table.ts'
+import { type Terminal, writeJson } from './terminal.ts'
+import { instant, relative } from './time-text.ts'
+
+const mostNames = 25
+
+export function statusCommand(terminal: Terminal): Command {
+  return addCommonOptions(new Command('status'))
+    .summary('what waits, what is under way, what is dead')
+    .description(
+      `Shows the state of the bus at one moment. Of each kind of row ${count(countedTo)} are counted one by one; beyond ` +
+        'that the backlog is estimated ("about") and the others have a "+". It answers 0 whatever it finds.',
+    )
+    .addHelpText(
+      'after',
+      `
+Backlog: events that no poll has claimed yet. Due, later: deliveries, which are
+the exceptions: delayed, to be tried again, given back. Dead: given up.
+
+Examples:
+  $ loopless status
+  $ loopless status --json | jq .backlog.oldestAt`,
+    )
+    .action(async (options: CommonOptions) => {
+      const status = await withDatabase(terminal, options, ({ sql, now }) => readStatus(sql, now))
+      if (options.json) return writeJson(terminal, { ...status, countedTo })
+      writeFacts(terminal, factsOf(status))
+      writeEvents(terminal, status)
+      writeHandlers(terminal, status)
+    })
+}
+
+function factsOf({ backlog, batches, deliveries, dead, isMoved, now }: BusStatus): [string, string][] {
+  const { leased, leasedUntil, expired, open } = batches
+  const oldest = backlog.oldestAt === null ? '' : `, the oldest published ${instant(backlog.oldestAt, now)}`
+  const next = deliveries.nextDueAt === null ? '' : `, the next ${instant(deliveries.nextDueAt, now)}`
+  const until = leasedUntil === null ? '' : `, leased until ${instant(leasedUntil, now)}`
+  const size = (one: { batches: number; events: number }): string =>
+    `${countOf(one.batches, 'batch')}, ${countOf(one.events, 'event')}`
+  const facts: [string, string | false][] = [
+    ['Moved', isMoved && 'from another cluster: the next poll takes stock, until then no count is right'],
+    ['Backlog', `${backlog.isEstimate ? 'about ' : ''}${countOf(backlog.events, 'event')}${oldest}`],
+    ['Under way', `${size(leased)}${until}; ${amount(deliveries.leased)} single deliveries`],
+    ['Given back', open.batches > 0 && `${size(open)}, free to be claimed`],
+    ['Poller died', expired.batches > 0 && `${size(expired)}; the next poll runs them again`],
+    ['Due', `${amount(deliveries.due)} deliveries`],
+    ['Later', `${amount(deliveries.later)} deliveries${next}`],
+    ['Dead', dead.count === 0 ? '0' : `${amount(dead)}; see loopless dead list`],
+  ]
+  return facts.flatMap(([label, fact]) => (fact === false ? [] : [[label, fact] as [string, string]]))
+}
+
+function writeEvents(terminal: Terminal, { events, backlog }: BusStatus): void {
+  if (events.length === 0) return
+  terminal.write('\n')
+  const numbers = ['BACKLOG', 'DUE', 'LATER', 'LEASED', 'DEAD'].map((title) => ({
+    title,
+    align: 'right' as const,
+  }))
+  writeTable(
+    terminal,
+    [{ title: 'EVENT', shrinks: true }, ...numbers],
+    events
+      .slice(0, mostNames)
+      .map(({ name, backlog, due, later, leased, dead }) => [
+        name,
+        ...[backlog, due, later, leased, dead].map(count),
+      ]),
+  )
+  if (events.length > mostNames)
+    terminal.write(`… and ${events.length - mostNames} more: --json has them all\n`)
+  if (backlog.isEstimate) terminal.write(`BACKLOG: of the first ${count(countedTo)}\n`)
+}
+
+function writeHandlers(terminal: Terminal, { registered, now }: BusStatus): void {
+  if (registered === null) {
+    terminal.write('\nNo handlers are registered: any poller may claim. See loopless register.\n')
+    return
+  }
+  const { handlers, handlerSet, at } = registered
+  const what = `${countOf(handlers.length, 'handler')}, set ${handlerSet.slice(0, 12)}`
+  terminal.write(`\nRegistered ${relative(at, now)}: ${what}\n`)
+  if (handlers.length === 0) return
+  terminal.write('\n')
+  writeTable(
+    terminal,
+    [{ title: 'HANDLER' }, { title: 'TAKES' }],
+    handlers.map(({ name, pattern }) => [name, pattern]),
+  )
+}
+
+function amount({ count: number, isMore }: Counted): string {
+  return `${count(number)}${isMore ? '+' : ''}`
+}
