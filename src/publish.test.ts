@@ -198,16 +198,35 @@ describe('dueAt', () => {
 })
 
 describe('dedupeKey', () => {
-  /** Resolves when the session is waiting for another one. */
-  const isBlocked = async (pid: number): Promise<void> => {
+  /** Resolves when the session waits for another one; fails when what it does ends without. */
+  const isBlocked = async (pid: number, doing: Promise<unknown>): Promise<void> => {
+    let isOver = false
+    const end = (): void => {
+      isOver = true
+    }
+    doing.then(end, end)
     for (;;) {
       const [row] = await sql<{ n: number }[]>`select cardinality(pg_blocking_pids(${pid})) as n`
       if (row?.n) return
+      if (isOver) throw new Error('It did not wait.')
     }
   }
-  const pidOf = async (session: postgres.ISql): Promise<number> => {
-    const [row] = await session<{ pid: number }[]>`select pg_backend_pid() as pid`
-    return row?.pid ?? 0
+  /** Two sessions publish with one key: the second while the transaction of the first is open, which then ends. */
+  const beside = async (end: 'commit' | 'rollback'): Promise<{ firstId: string; secondId: string }> => {
+    const [first, second] = [await sql.reserve(), await sql.reserve()]
+    try {
+      await first`begin`
+      const firstId = await publish(first, orderPlaced(1), { dedupeKey: 'k' })
+      const [row] = await second<{ pid: number }[]>`select pg_backend_pid() as pid`
+      const secondId = publish(second, orderPlaced(2), { dedupeKey: 'k' })
+      await isBlocked(row?.pid ?? 0, secondId)
+      await first.unsafe(end)
+      return { firstId, secondId: await secondId }
+    } finally {
+      await first`rollback`
+      first.release()
+      second.release()
+    }
   }
 
   test('a second publish with the same key writes nothing and returns the first id', async () => {
@@ -263,61 +282,35 @@ describe('dedupeKey', () => {
   })
 
   test('a publish beside a transaction that holds the key waits, and returns its id when that commits', async () => {
-    const first = await sql.reserve()
-    await first`begin`
-    const firstId = await publish(first, orderPlaced(1), { dedupeKey: 'k' })
-    const second = await sql.reserve()
-    const pid = await pidOf(second)
-    const secondId = publish(second, orderPlaced(2), { dedupeKey: 'k' })
-    await isBlocked(pid)
-    await first`commit`
-    expect(await secondId).toBe(firstId)
+    const { firstId, secondId } = await beside('commit')
+    expect(secondId).toBe(firstId)
     expect((await events()).map((row) => row.text)).toEqual(['1'])
-    first.release()
-    second.release()
   })
 
   test('and publishes when that rolls back', async () => {
-    const first = await sql.reserve()
-    await first`begin`
-    const firstId = await publish(first, orderPlaced(1), { dedupeKey: 'k' })
-    const second = await sql.reserve()
-    const pid = await pidOf(second)
-    const secondId = publish(second, orderPlaced(2), { dedupeKey: 'k' })
-    await isBlocked(pid)
-    await first`rollback`
-    expect(await secondId).not.toBe(firstId)
+    const { firstId, secondId } = await beside('rollback')
+    expect(secondId).not.toBe(firstId)
     expect((await events()).map((row) => row.text)).toEqual(['2'])
-    first.release()
-    second.release()
   })
 
-  test('two that take over an expired key at the same time publish once', async () => {
-    await publish(sql, orderPlaced(0), { dedupeKey: 'k' })
-    await sql`update loopless.dedupe_key set expires_at = now()`
-    const first = await sql.reserve()
-    await first`begin`
-    const firstId = await publish(first, orderPlaced(1), { dedupeKey: 'k' })
-    const second = await sql.reserve()
-    const pid = await pidOf(second)
-    const secondId = publish(second, orderPlaced(2), { dedupeKey: 'k' })
-    await isBlocked(pid)
-    await first`commit`
-    expect(await secondId).toBe(firstId)
-    expect((await events()).map((row) => row.text)).toEqual(['0', '1'])
-    first.release()
-    second.release()
-  })
+  test.for(['commit', 'rollback'] as const)(
+    'two that take over an expired key at once publish once: %s',
+    async (end) => {
+      await publish(sql, orderPlaced(0), { dedupeKey: 'k' })
+      await sql`update loopless.dedupe_key set expires_at = now()`
+      const { firstId, secondId } = await beside(end)
+      expect(secondId === firstId).toBe(end === 'commit')
+      expect((await events()).map((row) => row.text)).toEqual(['0', end === 'commit' ? '1' : '2'])
+    },
+  )
 
   test('a duplicate takes no lock: it does not wait for a transaction that met the key before', async () => {
     const id = await publish(sql, orderPlaced(1), { dedupeKey: 'k' })
-    const other = await sql.reserve()
-    await other`begin`
-    expect(await publish(other, orderPlaced(2), { dedupeKey: 'k' })).toBe(id)
     const impatient = connect({ max: 1, connection: { lock_timeout: 100 } })
-    expect(await publish(impatient, orderPlaced(3), { dedupeKey: 'k' })).toBe(id)
-    await other`rollback`
-    other.release()
+    await sql.begin(async (other) => {
+      expect(await publish(other, orderPlaced(2), { dedupeKey: 'k' })).toBe(id)
+      expect(await publish(impatient, orderPlaced(3), { dedupeKey: 'k' })).toBe(id)
+    })
   })
 
   test('many at once publish once', async () => {
@@ -329,15 +322,14 @@ describe('dedupeKey', () => {
   })
 
   test('a snapshot that cannot see who has the key fails with a serialization failure', async () => {
-    const old = await sql.reserve()
-    await old`begin isolation level repeatable read`
-    await old`select count(*) from loopless.event`
-    await publish(sql, orderPlaced(1), { dedupeKey: 'k' })
-    const error = await errorOf(publish(old, orderPlaced(2), { dedupeKey: 'k' }))
+    const old = sql.begin('isolation level repeatable read', async (tx) => {
+      await tx`select count(*) from loopless.event`
+      await publish(sql, orderPlaced(1), { dedupeKey: 'k' })
+      await publish(tx, orderPlaced(2), { dedupeKey: 'k' })
+    })
+    const error = await errorOf(old)
     expect(error).toBeInstanceOf(DatabaseError)
     expect(error).toMatchObject({ code: 'DATABASE_FAILED', sqlState: '40001' })
-    await old`rollback`
-    old.release()
     expect(await countEvents()).toBe(1)
   })
 
