@@ -927,7 +927,6 @@ describe('by SQL', () => {
           'create temporary table event (id bigint, name text, payload json)',
           'create temporary table dedupe_key (event_name text, key text, event_id bigint, expires_at timestamptz)',
           'create temporary table delivery (event_xid xid8, event_id bigint, reason text, due_at timestamptz)',
-          'create domain pg_temp.json as pg_catalog.text',
           'set local search_path = pg_temp, hostile, pg_catalog, loopless',
         ]) {
           await tx.unsafe(statement)
