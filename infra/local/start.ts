@@ -71,7 +71,7 @@ async function main(): Promise<void> {
   await printNextSteps(sql, databaseUrl, result)
   print()
   print(paint('dim', `webhooks  ${offline.url}/webhooks/github`))
-  print(paint('dim', `log       ${relative(process.cwd(), offline.logFile)}`))
+  print(paint('dim', `log       ${shortPath(offline.logFile)}`))
   print()
   print(`Everything stays up; a poll runs each minute. ${paint('bold', 'Ctrl-C')} stops it.`)
   isShowingPolls = true
@@ -94,9 +94,14 @@ async function startDatabase(): Promise<string> {
   if (given) return given
   const server = await localPostgres()
   closers.push(() => server.stop())
-  const data = relative(process.cwd(), server.dataDirectory)
-  await step('Postgres', server.start, () => `Postgres on port ${server.port}, its data in ${data}`)
+  const say = (): string => `Postgres on port ${server.port}, its data in ${shortPath(server.dataDirectory)}`
+  await step('Postgres', server.start, say)
   return server.url
+}
+
+function shortPath(path: string): string {
+  const short = relative(process.cwd(), path)
+  return short.startsWith('..') ? path : short
 }
 
 async function build(): Promise<HandlerSet> {
