@@ -341,6 +341,7 @@ set jit = off
 as $$
 declare
   batch loopless.batch;
+  has_new boolean;
   repaired integer;
   leased bigint[];
 begin
@@ -349,12 +350,13 @@ begin
   perform loopless.check_poller(at, handler_set);
   repaired := loopless.recover(at);
   batch := loopless.claim_batch(at, token, until, max_events, max_bytes);
+  has_new := batch.id is not null and batch.settled_at is null;
 
   with due as (
     select d.id, d.due_at, d.event_xid, d.event_id from loopless.delivery d
     where d.lease is null and not d.alone and d.due_at <= at
     order by d.due_at, d.id
-    limit case when batch.id is null then greatest(max_events, max_deliveries) else max_deliveries end
+    limit case when has_new then max_deliveries else greatest(max_events, max_deliveries) end
     for update skip locked
   ), sized as (
     select due.id, row_number() over slice as n, coalesce(sum(e.bytes) over slice, 0) as total
@@ -365,7 +367,7 @@ begin
     where d.id = any(array(
       select s.id from sized s
       where s.n = 1
-        or s.total <= case when batch.id is null then max_bytes else max_bytes * max_deliveries / max_events end))
+        or s.total <= case when has_new then max_bytes * max_deliveries / max_events else max_bytes end))
     returning d.id, d.event_xid, d.event_id
   )
   select array_agg(t.id order by t.event_xid, t.event_id, t.id) into leased from taken t;
@@ -379,7 +381,7 @@ begin
         or exists (select from loopless.delivery d where d.lease is not null and d.due_at <= at),
       'nextDueAt', loopless.next_due(token)
     ), null::json, null::bigint, null::text, null::text, null::json, null::json, null::timestamptz;
-  if batch.id is not null and batch.settled_at is null then
+  if has_new then
     return query
       select null::json, null::json, w.id, w.xid::text, w.name, w.payload, w.headers, w.published_at
       from loopless.window_events(batch.from_snapshot, batch.to_snapshot, batch.after_xid, batch.after_id, batch.through_xid, batch.through_id, batch.size) w
