@@ -43,7 +43,6 @@ function programFor(terminal: Terminal): Command {
     .description('An event bus in Postgres for AWS Lambda.')
     .version(readVersion(), '-V, --version', 'the version')
     .helpOption('-h, --help', 'what there is, with examples')
-    .helpCommand(false)
     .addHelpText('after', about)
   for (const make of [
     migrateCommand,
@@ -70,6 +69,7 @@ function adapt(command: Command, terminal: Terminal): void {
   const isGroup = command.commands.length > 0
   command
     .exitOverride()
+    .helpCommand(false)
     .helpOption('-h, --help', 'what there is, with examples')
     .configureHelp({ showGlobalOptions: false })
     .configureOutput({

@@ -12,7 +12,7 @@ interface RegisterOptions extends CommonOptions {
 
 export function registerCommand(terminal: Terminal): Command {
   return addCommonOptions(new Command('register'))
-    .summary('make the built handlers the ones that may claim')
+    .summary('let pollers of the built handlers claim')
     .description(
       'Registers the handlers of a deployment, by name and pattern. From then on a poller with other handlers claims ' +
         'nothing, so that no event misses a new handler. Run it after migrate, before publishers and pollers.',

@@ -1,5 +1,5 @@
 import { Command } from 'commander'
-import { type BusStatus, readStatus } from './bus-status.ts'
+import { type BatchCount, type BusStatus, readStatus } from './bus-status.ts'
 import { type Counted, countedTo } from './counted.ts'
 import { addCommonOptions, type CommonOptions, withDatabase } from './database.ts'
 import { count, countOf } from './plain-text.ts'
@@ -37,25 +37,39 @@ Examples:
 
 function factsOf({ backlog, batches, deliveries, dead, isMoved, now }: BusStatus): [string, string][] {
   const { leased, leasedUntil, expired, open } = batches
-  const oldest = backlog.oldestAt === null ? '' : `, the oldest published ${instant(backlog.oldestAt, now)}`
-  const next = deliveries.nextDueAt === null ? '' : `, the next ${instant(deliveries.nextDueAt, now)}`
-  const until = leasedUntil === null ? '' : `, leased until ${instant(leasedUntil, now)}`
-  const size = (one: { batches: number; events: number }): string =>
-    `${countOf(one.batches, 'batch')}, ${countOf(one.events, 'event')}`
   const facts: [string, string | false][] = [
-    ['Moved', isMoved && 'from another cluster: the next poll takes stock, until then no count is right'],
-    ['Backlog', `${backlog.isEstimate ? 'about ' : ''}${countOf(backlog.events, 'event')}${oldest}`],
-    ['Under way', `${size(leased)}${until}; ${amount(deliveries.leased)} single deliveries`],
-    ['Given back', open.batches > 0 && `${size(open)}, free to be claimed`],
-    ['Poller died', expired.batches > 0 && `${size(expired)}; the next poll runs them again`],
-    ['Due', `${amount(deliveries.due)} deliveries`],
-    ['Later', `${amount(deliveries.later)} deliveries${next}`],
-    ['Dead', dead.count === 0 ? '0' : `${amount(dead)}; see loopless dead list`],
+    ['Moved', isMoved && 'from another cluster: no count is right before the next poll here'],
+    ['Backlog', `${backlog.isEstimate ? 'about ' : ''}${countOf(backlog.events, 'event')}`],
+    ['Oldest', backlog.oldestAt !== null && instant(backlog.oldestAt, now)],
+    ['Under way', underWay(leased, deliveries.leased)],
+    ['Lease ends', leasedUntil !== null && instant(leasedUntil, now)],
+    ['Given back', open.batches > 0 && `${sizeOf(open)}: free to be claimed`],
+    ['Poller died', expired.batches > 0 && `${sizeOf(expired)}: the next poll runs them again`],
+    ['Due', deliveriesOf(deliveries.due)],
+    ['Due later', deliveriesOf(deliveries.later)],
+    ['Next due', deliveries.nextDueAt !== null && instant(deliveries.nextDueAt, now)],
+    ['Dead', dead.count === 0 ? 'none' : `${amount(dead)}: see loopless dead list`],
   ]
   return facts.flatMap(([label, fact]) => (fact === false ? [] : [[label, fact] as [string, string]]))
 }
 
-function writeEvents(terminal: Terminal, { events, backlog }: BusStatus): void {
+function underWay(leased: BatchCount, single: Counted): string {
+  const parts = [
+    ...(leased.batches > 0 ? [sizeOf(leased)] : []),
+    ...(single.count > 0 ? [deliveriesOf(single)] : []),
+  ]
+  return parts.join('; ') || 'nothing'
+}
+
+function sizeOf({ batches, events }: BatchCount): string {
+  return `${countOf(batches, 'batch')}, ${countOf(events, 'event')}`
+}
+
+function deliveriesOf(counted: Counted): string {
+  return counted.isMore ? `${amount(counted)} deliveries` : countOf(counted.count, 'delivery')
+}
+
+function writeEvents(terminal: Terminal, { events, backlog, deliveries, dead }: BusStatus): void {
   if (events.length === 0) return
   terminal.write('\n')
   const numbers = ['BACKLOG', 'DUE', 'LATER', 'LEASED', 'DEAD'].map((title) => ({
@@ -72,9 +86,12 @@ function writeEvents(terminal: Terminal, { events, backlog }: BusStatus): void {
         ...[backlog, due, later, leased, dead].map(count),
       ]),
   )
+  const isMore =
+    backlog.isEstimate ||
+    [deliveries.due, deliveries.later, deliveries.leased, dead].some((one) => one.isMore)
   if (events.length > mostNames)
     terminal.write(`… and ${events.length - mostNames} more: --json has them all\n`)
-  if (backlog.isEstimate) terminal.write(`BACKLOG: of the first ${count(countedTo)}\n`)
+  if (isMore) terminal.write(`Of each column the first ${count(countedTo)} were counted.\n`)
 }
 
 function writeHandlers(terminal: Terminal, { registered, now }: BusStatus): void {

@@ -8,28 +8,25 @@ const waitsBecause: Readonly<Record<string, string>> = {
   retry: 'to be tried again',
   released: 'given back unstarted',
   recovered: 'its poller died',
-  rebased: 'the database moved to another cluster',
-  redriven: 'taken back from the dead letters',
+  rebased: 'moved from another cluster',
+  redriven: 'redriven',
 }
 
 /** In a few words: what happens to the event now. */
-export function verdict(
-  { state, batches, deliveries, dead, handlers, failures }: EventHistory,
-  now: Date,
-): string {
+export function verdict({ state, deliveries, dead, handlers, failures }: EventHistory, now: Date): string {
   switch (state) {
     case 'unclaimed':
-      return 'not claimed yet; the next poll takes it in its turn'
+      return 'not claimed yet'
     case 'leased':
       return 'being handled by a poll'
     case 'open':
-      return `claimed, not settled: ${batches.at(-1)?.claimedAt === null ? 'given back' : 'free again'}; the next poll takes it`
+      return 'given back by a poll, free to be claimed'
     case 'waiting':
       return waitingText(deliveries, now)
     case 'dead':
       return `dead for ${dead.map(({ handler }) => handler).join(', ')}`
     case 'unhandled':
-      return 'unhandled; no registered handler takes it, it stays in the log'
+      return 'unhandled: no registered handler takes it'
     case 'handled':
       if (handlers === null && failures.length === 0)
         return 'settled; no handlers are registered to tell who took it'
@@ -37,22 +34,31 @@ export function verdict(
   }
 }
 
-/** When a batch was claimed and settled. */
-export function batchText(batch: BatchRecord, now: Date): string {
-  const { splitFrom, claimedAt, settledAt, isLeased, leasedUntil, size } = batch
-  const claimed = claimedAt === null ? 'free to be claimed' : `claimed ${instant(claimedAt, now)}`
-  const end =
-    settledAt !== null
-      ? `settled ${relative(settledAt, now)}`
-      : isLeased
-        ? `lease ends ${relative(leasedUntil, now)}`
-        : 'not settled'
-  const part = splitFrom === null ? '' : `, rest of batch ${splitFrom}`
-  return `${claimed}, ${end}, ${countOf(size, 'event')}${part}`
+/** Facts about a batch: which, when it was claimed and settled, and between which snapshots it lies. */
+export function batchFacts(batch: BatchRecord, now: Date): [label: string, fact: string][] {
+  const { id, splitFrom, claimedAt, settledAt, isLeased, leasedUntil, size, fromSnapshot, toSnapshot } = batch
+  const part = splitFrom === null ? '' : `, a part of batch ${splitFrom}`
+  const facts: [string, string][] = [['Batch', `${id}, ${countOf(size, 'event')}${part}`]]
+  if (claimedAt !== null) facts.push(['Claimed', instant(claimedAt, now)])
+  if (settledAt !== null) facts.push(['Settled', instant(settledAt, now)])
+  else
+    facts.push(
+      isLeased ? ['Lease ends', instant(leasedUntil, now)] : ['Free since', instant(leasedUntil, now)],
+    )
+  facts.push(['Window', `${fromSnapshot} to ${toSnapshot}`])
+  return facts
 }
 
-/** Each handler that takes the event, or once took it, and what it has left to do. */
-export function handlerStates(history: EventHistory, now: Date): [name: string, state: string][] {
+/** A handler that takes the event, or once took it, and what it has left to do. */
+export interface HandlerState {
+  readonly name: string
+  readonly state: string
+  /** When that is, or was. */
+  readonly at: Date | null
+}
+
+/** Each handler that takes the event, or once took it. */
+export function handlerStates(history: EventHistory, now: Date): HandlerState[] {
   const { handlers, deliveries, dead, failures } = history
   const names = new Set([
     ...(handlers ?? []).map(({ name }) => name),
@@ -60,30 +66,34 @@ export function handlerStates(history: EventHistory, now: Date): [name: string, 
     ...dead.map(({ handler }) => handler),
     ...failures.map(({ handler }) => handler),
   ])
-  const isRegistered = (name: string): boolean => handlers?.some((handler) => handler.name === name) ?? true
+  const isGone = (name: string): boolean =>
+    handlers !== null && !handlers.some((handler) => handler.name === name)
   return [...names].sort().map((name) => {
-    const label = name === '' ? '(each that takes it)' : name
-    const gone = name === '' || isRegistered(name) ? '' : '; not registered any more'
-    return [label, `${stateOf(history, name, now)}${gone}`]
+    const { state, at } = stateOf(history, name, now)
+    if (name === '') return { name: '(all)', state, at }
+    return { name: `${name}${isGone(name) ? ' (unregistered)' : ''}`, state, at }
   })
 }
 
-function stateOf({ state, deliveries, dead, failures }: EventHistory, name: string, now: Date): string {
+function stateOf(history: EventHistory, name: string, now: Date): Omit<HandlerState, 'name'> {
+  const { state, deliveries, dead, failures, batches } = history
   const delivery = deliveries.find(({ handler }) => (handler ?? '') === name)
-  if (delivery) return deliveryText(delivery, now)
+  if (delivery) return { state: deliveryText(delivery, now), at: delivery.dueAt }
   const letter = dead.find(({ handler }) => handler === name)
-  if (letter) return `dead ${relative(letter.diedAt, now)}: ${reasons[letter.reason] ?? letter.reason}`
-  if (state === 'unclaimed' || state === 'open') return 'waits for a poll'
-  if (deliveries.some(({ handler }) => handler === null)) return 'waits with the event'
-  if (state === 'leased' && deliveries.length === 0) return 'being handled'
-  return failures.some(({ handler }) => handler === name) ? 'succeeded at last' : 'done'
+  if (letter) return { state: `dead: ${reasons[letter.reason] ?? letter.reason}`, at: letter.diedAt }
+  if (state === 'unclaimed' || state === 'open') return { state: 'waits for a poll', at: null }
+  if (deliveries.some(({ handler }) => handler === null)) return { state: 'waits with the event', at: null }
+  const batch = batches.at(-1)
+  if (batch?.isLeased) return { state: 'being handled', at: null }
+  const isLate = failures.some(({ handler }) => handler === name)
+  return { state: isLate ? 'succeeded at last' : 'done', at: isLate ? null : (batch?.settledAt ?? null) }
 }
 
 function deliveryText({ reason, attempt, isLeased, dueAt, alone }: DeliveryRecord, now: Date): string {
-  const because = waitsBecause[reason] ?? reason
-  const failed = attempt === 0 ? '' : `, ${countOf(attempt, 'failed attempt')}`
-  if (isLeased) return `being handled${alone ? ' alone' : ''}, lease ends ${relative(dueAt, now)}${failed}`
-  return `due ${instant(dueAt, now)}, ${because}${failed}`
+  const number = attempt === 0 ? '' : `attempt ${attempt + 1} `
+  if (isLeased) return `${number}being handled${alone ? ' alone' : ''}, lease ends ${relative(dueAt, now)}`
+  const because = reason === 'retry' ? '' : `: ${waitsBecause[reason] ?? reason}`
+  return `${number}due ${relative(dueAt, now)}${because}`
 }
 
 function waitingText(deliveries: ReadonlyArray<DeliveryRecord>, now: Date): string {

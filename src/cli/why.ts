@@ -7,7 +7,7 @@ import { count } from './plain-text.ts'
 import { writeFacts, writeTable } from './table.ts'
 import { bold, type Terminal, writeJson } from './terminal.ts'
 import { duration, instant, relative } from './time-text.ts'
-import { batchText, handlerStates, verdict } from './why-text.ts'
+import { batchFacts, handlerStates, verdict } from './why-text.ts'
 
 export function whyCommand(terminal: Terminal): Command {
   return addCommonOptions(new Command('why'))
@@ -47,10 +47,7 @@ function writeHistory(terminal: Terminal, history: EventHistory, now: Date): voi
   if (event.dedupeKey !== null) facts.push(['Dedupe key', event.dedupeKey])
   if (event.headers !== null) facts.push(['Headers', JSON.stringify(event.headers)])
   facts.push(['Payload', `${event.payload.slice(0, 500)}`])
-  for (const batch of batches) {
-    facts.push([`Batch ${batch.id}`, batchText(batch, now)])
-    facts.push(['', `window ${batch.fromSnapshot} to ${batch.toSnapshot}`])
-  }
+  facts.push(...batches.flatMap((batch) => batchFacts(batch, now)))
   writeFacts(terminal, facts)
   writeHandlers(terminal, history, now)
   writeFailures(terminal, failures, now)
@@ -63,7 +60,11 @@ function writeHandlers(terminal: Terminal, history: EventHistory, now: Date): vo
   const states = handlerStates(history, now)
   if (states.length === 0) return
   terminal.write('\n')
-  writeTable(terminal, [{ title: 'HANDLER' }, { title: 'STATE' }], states)
+  writeTable(
+    terminal,
+    [{ title: 'HANDLER' }, { title: 'STATE', shrinks: true }, { title: 'WHEN' }],
+    states.map(({ name, state, at }) => [name, state, at?.toISOString() ?? '']),
+  )
 }
 
 function writeFailures(terminal: Terminal, failures: ReadonlyArray<Failure>, now: Date): void {

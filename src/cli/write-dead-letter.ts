@@ -25,14 +25,19 @@ export function writeDeadLetter(terminal: Terminal, letter: DeadLetterDetails, n
   if (letter.failures.length === 0) {
     terminal.write(`\n${oneLine(letter.errorClass)}\n${manyLines(letter.errorMessage, '  ')}\n`)
   }
-  for (const failure of letter.failures) terminal.write(`\n${failureText(failure, now)}\n`)
+  for (const [index, failure] of letter.failures.entries()) {
+    terminal.write(`\n${failureText(failure, letter.failures[index - 1], now)}\n`)
+  }
   terminal.write(`\nPayload\n${manyLines(indented(letter.payload), '  ')}\n`)
   terminal.write(`\nTry it again: loopless dead redrive ${letter.id}\n`)
 }
 
-function failureText(failure: Failure, now: Date): string {
+function failureText(failure: Failure, earlier: Failure | undefined, now: Date): string {
   const { attempt, beganAt, endedAt, errorClass, errorMessage, errorStack } = failure
   const title = `Attempt ${attempt}, ${instant(endedAt, now)}, took ${duration(endedAt.getTime() - beganAt.getTime())}`
+  if (earlier !== undefined && earlier.errorStack === errorStack && earlier.errorMessage === errorMessage) {
+    return `${title}\n  the same error`
+  }
   const error = errorStack?.includes(errorMessage)
     ? errorStack
     : [`${errorClass}: ${errorMessage}`, errorStack ?? ''].join('\n')
