@@ -5,7 +5,7 @@ import { defineEvent } from '../src/index.ts'
  * Somebody opened an issue on GitHub; what its handlers need of the payload.
  *
  * GitHub sends `body: null` for an issue without a text. This schema asks for a string, so such an event ends in the
- * dead letters: `npm start` shows one. The mend is `body: v.nullable(v.string())`, then `npx loopless dead redrive`.
+ * dead letters: `npm start` shows one. The mend is `body: v.nullable(v.string())`, then `npx loopless dead redrive --all`.
  */
 export const issueOpened = defineEvent(
   'github.issues.opened',

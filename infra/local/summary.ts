@@ -86,7 +86,7 @@ export async function printNextSteps(sql: Sql, databaseUrl: string, { ids }: Run
           'again, and have the dead letter handled:',
       ),
     )
-    printCommands(['npx loopless dead redrive'])
+    printCommands(['npx loopless dead redrive --all'])
   }
   print()
   print('Add a handler: a module in functions/handlers/. See docs/handlers.md.')
