@@ -2,7 +2,10 @@ import { InvalidEventError } from './errors.ts'
 
 /** How one event is published. */
 export interface PublishOptions {
-  /** The event waits until then, when it becomes a delivery that is due; in the past: it is due at once. Years 1–9999. Default: it is handled from the log, at once. */
+  /**
+   * The event waits as a delivery until then; with a time in the past it is due at once. Years 1–9999.
+   * Default: it is handled from the log, at once.
+   */
   readonly dueAt?: Date | undefined
   /**
    * A second publish of this kind of event with the same key writes nothing and returns the first id, also when both

@@ -333,6 +333,24 @@ describe('dedupeKey', () => {
     expect(await countEvents()).toBe(1)
   })
 
+  test('a session that met the table while it was small does not scan it when it has grown', async () => {
+    const session = connect({ max: 1 })
+    await publish(session, orderPlaced(0), { dedupeKey: 'small' })
+    await sql`vacuum analyze loopless.dedupe_key`
+    for (let i = 0; i < 20; i++) await publish(session, orderPlaced(i), { dedupeKey: 'small' })
+    await sql`
+      insert into loopless.dedupe_key (event_name, key, event_id, expires_at)
+      select 'order.placed', 'k' || i, i, case when i % 2 = 0 then 'infinity' else now() end::timestamptz
+      from generate_series(1, 20000) i`
+    const [scans] = await session.begin(async (tx) => {
+      for (const dedupeKey of ['small', 'k2', 'k3', 'new']) await publish(tx, orderPlaced(1), { dedupeKey })
+      return tx`
+        select seq_scan::int as sequential, idx_scan > 0 as by_index from pg_stat_xact_user_tables
+        where relid = 'loopless.dedupe_key'::regclass`
+    })
+    expect(scans).toEqual({ sequential: 0, by_index: true })
+  })
+
   test('two publishMany with the same keys in opposite orders do not deadlock', async () => {
     const keys = Array.from({ length: 200 }, (_, i) => `k${i}`)
     const all = (order: string[]) =>

@@ -22,8 +22,8 @@ export async function publish(
   event: OutgoingEvent,
   options?: PublishOptions,
 ): Promise<string> {
-  const executor = executorOf(tx)
   checkIsEvent(event)
+  const executor = executorOf(tx, event.name)
   const { name, payload, options: checked } = await prepareEvent(event, checkOptions(event.name, options))
   const id = await executor.query(
     `select loopless.publish(

@@ -199,6 +199,7 @@ describe.for(Object.entries(clients))('%s', ([, client]) => {
     await expect(tooBig).rejects.toMatchObject({
       name: 'InvalidEventError',
       code: 'PAYLOAD_TOO_LARGE',
+      eventName: 'order.placed',
       message: expect.stringMatching(
         /^Expected the payload of order\.placed to be at most 5 bytes, got 8\. /,
       ),

@@ -6,9 +6,12 @@
 
 -- The event that holds a dedupe key: the one given, or the earlier one that was published with it. A key that is
 -- held already costs a look, no write and no lock, so duplicates never wait for each other.
+-- The settings pin the plans to the index: one made while the table was small would scan it for ever.
 create function loopless.hold_key(event_name text, dedupe_key text, event_id bigint, hold_for interval) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
   held loopless.dedupe_key;

@@ -50,21 +50,24 @@ export interface Executor {
   atomically<Result>(work: (executor: Executor) => Promise<Result>): Promise<Result>
 }
 
-/** Tells what a client is by its methods, and speaks to it in its way. @throws InvalidOptionError for anything else */
-export function executorOf(client: AnyTransaction): Executor {
-  if (hasMethod(client, 'unsafe')) return postgresJsExecutor(client as PostgresJsClient)
-  if (hasMethod(client, 'executeQuery')) return kyselyExecutor(client as KyselyClient)
+/**
+ * Tells what a client is by its methods, and speaks to it in its way. `eventName` is for its errors.
+ * @throws InvalidOptionError for anything else
+ */
+export function executorOf(client: AnyTransaction, eventName = ''): Executor {
+  if (hasMethod(client, 'unsafe')) return postgresJsExecutor(client as PostgresJsClient, eventName)
+  if (hasMethod(client, 'executeQuery')) return kyselyExecutor(client as KyselyClient, eventName)
   if (hasMethod(client, 'execute') && hasMethod(client, 'transaction'))
-    return drizzleExecutor(client as DrizzleClient)
-  if (hasMethod(client, 'query')) return queryExecutor(client as QueryClient)
+    return drizzleExecutor(client as DrizzleClient, eventName)
+  if (hasMethod(client, 'query')) return queryExecutor(client as QueryClient, eventName)
   throw new InvalidOptionError(
     `Expected tx to be a transaction of postgres.js, pg, drizzle or kysely, or an object with query(text, values), got ${client === null ? 'null' : typeof client}.`,
   )
 }
 
-function postgresJsExecutor(client: PostgresJsClient): Executor {
+function postgresJsExecutor(client: PostgresJsClient, eventName: string): Executor {
   // a prepared statement is one round trip, an unprepared one is two
-  const query = firstValue((text, values) => client.unsafe(text, values, { prepare: true }))
+  const query = firstValue(eventName, (text, values) => client.unsafe(text, values, { prepare: true }))
   // its own savepoint and begin: a failure that they did not see would fail the whole transaction in the end
   const scope = hasMethod(client, 'savepoint')
     ? client.savepoint
@@ -77,13 +80,13 @@ function postgresJsExecutor(client: PostgresJsClient): Executor {
   }
 }
 
-function queryExecutor(client: QueryClient): Executor {
-  const query = firstValue((text, values) => client.query(text, values))
+function queryExecutor(client: QueryClient, eventName: string): Executor {
+  const query = firstValue(eventName, (text, values) => client.query(text, values))
   return { query, atomically: (work) => inSavepoint(query, work) }
 }
 
-function kyselyExecutor(client: KyselyClient): Executor {
-  const query = firstValue((text, values) =>
+function kyselyExecutor(client: KyselyClient, eventName: string): Executor {
+  const query = firstValue(eventName, (text, values) =>
     client.executeQuery({
       sql: text,
       parameters: values,
@@ -97,8 +100,8 @@ function kyselyExecutor(client: KyselyClient): Executor {
   return { query, atomically: (work) => inScope(begin, work) }
 }
 
-function drizzleExecutor(client: DrizzleClient): Executor {
-  const query = firstValue((text, values) => {
+function drizzleExecutor(client: DrizzleClient, eventName: string): Executor {
+  const query = firstValue(eventName, (text, values) => {
     // drizzle asks a query for its SQL, and that for its text and parameters
     const sql = { toQuery: () => ({ sql: text, params: values }) }
     return client.execute({ getSQL: () => sql as never })
@@ -110,7 +113,7 @@ type Run = (text: string, values: (string | null)[]) => PromiseLike<unknown>
 type Work = (client: AnyTransaction) => Promise<unknown>
 type Scope = (work: Work) => PromiseLike<unknown>
 
-function firstValue(run: Run): Executor['query'] {
+function firstValue(eventName: string, run: Run): Executor['query'] {
   return async (text, values) => {
     try {
       const result = await run(text, values)
@@ -119,7 +122,7 @@ function firstValue(run: Run): Executor['query'] {
       // by place, not by name: clients can be told to rename columns
       return typeof row === 'object' && row !== null ? Object.values(row)[0] : undefined
     } catch (error) {
-      throw databaseError(serverErrorIn(error))
+      throw databaseError(serverErrorIn(error), eventName)
     }
   }
 }
