@@ -137,7 +137,8 @@ function requestAt(date: Date): string {
 }
 
 function requestAfter(seconds: number): string {
-  if (seconds >= 0 && seconds <= mostSeconds) return `The handler asked to be tried again after ${seconds} s.`
+  if (typeof seconds === 'number' && seconds >= 0 && seconds <= mostSeconds)
+    return `The handler asked to be tried again after ${seconds} s.`
   throw new InvalidOptionError(
     `Expected retryAfter to get 0–${mostSeconds} seconds (100 years), got ${String(seconds)}.`,
   )
