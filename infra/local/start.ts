@@ -129,10 +129,8 @@ function showPoll(line: string): void {
   if (!isShowingPolls || !line.includes('"Polled."')) return
   const { claimed, succeeded, retried, dead } = JSON.parse(line) as Record<string, number>
   if (!claimed) return
-  const time = new Date().toTimeString().slice(0, 8)
-  print(
-    `${paint('dim', time)}  a poll took ${claimed}: ${succeeded} runs succeeded, ${retried} retried, ${dead} dead`,
-  )
+  const time = paint('dim', new Date().toTimeString().slice(0, 8))
+  print(`${time}  poll: ${claimed} claimed, ${succeeded} succeeded, ${retried} retried, ${dead} dead`)
 }
 
 function finish({ ids, handled, retried, dead, waiting, seconds }: RunResult, posted: number): Promise<void> {
