@@ -2,17 +2,17 @@ import { DatabaseError, InvalidOptionError } from '../errors.ts'
 import { databaseError } from './database-error.ts'
 
 /** A postgres.js `sql`, `tx` or reserved connection. */
-export interface PostgresJsClient {
+interface PostgresJsClient {
   unsafe(text: string, values: (string | null)[], options: { prepare: boolean }): PromiseLike<unknown>
 }
 
 /** A pg Client, PoolClient or Pool, or anything else with this method, that resolves to `{ rows }` or to the rows. */
-export interface QueryClient {
+interface QueryClient {
   query(text: string, values: (string | null)[]): PromiseLike<unknown>
 }
 
 /** A kysely Transaction or Kysely on Postgres. */
-export interface KyselyClient {
+interface KyselyClient {
   readonly isTransaction: boolean
   executeQuery(query: KyselyQuery): PromiseLike<unknown>
   transaction(): unknown
@@ -27,7 +27,7 @@ interface KyselyQuery {
 }
 
 /** A drizzle transaction or database on Postgres. */
-export interface DrizzleClient {
+interface DrizzleClient {
   execute(query: { getSQL(): never }): PromiseLike<unknown>
   transaction(work: (tx: DrizzleClient) => Promise<unknown>): PromiseLike<unknown>
 }
