@@ -143,7 +143,7 @@ describe('any JSON round-trips', () => {
         payloads.map((value) => JSON.parse(JSON.stringify(value))),
         roundTrip,
       ),
-      { numRuns: 50 },
+      { numRuns: 30 },
     )
   })
 
