@@ -19,8 +19,14 @@ export interface Offline {
   readonly url: string
   /** What it and the functions have written. */
   readonly logFile: string
-  /** Settles when it has ended by itself, with the reason. */
+  /** Settles when it has ended, with how. */
   readonly ended: Promise<string>
+  /**
+   * Waits until it answers.
+   *
+   * @throws when it ends before, or takes too long, with the end of its log
+   */
+  ready(): Promise<void>
   /**
    * Invokes a function, as the AWS SDK would, and returns its answer.
    *
@@ -31,7 +37,7 @@ export interface Offline {
 }
 
 /**
- * Starts serverless-offline and waits until it answers. What an earlier run that was killed left behind is stopped.
+ * Starts serverless-offline. What an earlier run that was killed left behind is stopped first.
  *
  * @param environment for serverless.yml
  * @param onLine gets each line that it or a function writes
@@ -42,6 +48,7 @@ export async function startOffline(
 ): Promise<Offline> {
   await stopLeftover()
   const [httpPort, lambdaPort] = [await portNear(3000), await portNear(3002)]
+  const url = `http://${host}:${httpPort}`
   const logFile = join(home, 'offline.log')
   const options = ['--host', host, '--httpPort', String(httpPort), '--lambdaPort', String(lambdaPort)]
   const child = spawn(
@@ -61,20 +68,22 @@ export async function startOffline(
     child.once('exit', (code, signal) => resolve(`serverless-offline ended with ${signal ?? code}`))
   })
   writeLog(child, logFile, onLine)
-  const offline: Offline = {
-    url: `http://${host}:${httpPort}`,
+  return {
+    url,
     logFile,
     ended,
+    ready: () => becomeReady(url, ended, logFile),
     invoke: (functionName) => invoke(`http://${host}:${lambdaPort}`, functionName),
     stop: () => stop(child),
   }
+}
+
+async function becomeReady(url: string, ended: Promise<string>, logFile: string): Promise<void> {
   try {
-    await Promise.race([answers(offline.url), ended.then((reason) => Promise.reject(new Error(reason)))])
-    return offline
+    await Promise.race([answers(url), ended.then((reason) => Promise.reject(new Error(reason)))])
   } catch (error) {
-    await stop(child)
-    const log = readFileSync(logFile, 'utf8').trimEnd().split('\n').slice(-15).join('\n')
-    throw new Error(`serverless-offline did not start: ${(error as Error).message}\n\n${log}`, {
+    const log = readFileSync(logFile, 'utf8').trimEnd().split('\n').slice(-15).join('\n  ')
+    throw new Error(`serverless-offline did not start: ${(error as Error).message}\n\n  ${log}`, {
       cause: error,
     })
   }

@@ -6,14 +6,23 @@ const { stdout } = process
 const width = 80
 /** What a live line shows now; empty when there is none. */
 let live = ''
+let isSilent = false
 
 /** Colours a text, where the output is a terminal that wants it. */
 export function paint(style: Style, text: string): string {
   return styleText(style, text, { stream: stdout })
 }
 
+/** Writes a last line; nothing is written from then on. */
+export function sayLast(text: string): void {
+  clearLive()
+  print(text)
+  isSilent = true
+}
+
 /** Writes lines above the live one; none: an empty line. */
 export function print(text = ''): void {
+  if (isSilent) return
   const kept = live
   clearLive()
   const indented = text.split('\n').map((line) => (line === '' ? '' : `  ${line}`))
@@ -23,7 +32,7 @@ export function print(text = ''): void {
 
 /** Shows a line that the next one replaces; only a terminal shows it. */
 export function showLive(text: string): void {
-  if (!stdout.isTTY) return
+  if (!stdout.isTTY || isSilent) return
   clearLive()
   live = text
   stdout.write(`  ${text}`)

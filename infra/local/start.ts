@@ -3,12 +3,12 @@
 
 import { relative } from 'node:path'
 import { connect, type HandlerSet } from '../../src/index.ts'
-import { type Chat, startChat } from './chat.ts'
+import { startChat } from './chat.ts'
 import { owner, takeHome } from './home.ts'
-import { type Offline, startOffline } from './offline.ts'
+import { startOffline } from './offline.ts'
 import { builtHandlers, localPostgres, prepareDatabase } from './postgres.ts'
 import { type RunResult, runWebhooks } from './run.ts'
-import { paint, print, step, wrap } from './screen.ts'
+import { paint, print, sayLast, step, wrap } from './screen.ts'
 import { printNextSteps, printSummary } from './summary.ts'
 import { signedWebhooks } from './webhooks.ts'
 
@@ -20,22 +20,13 @@ const closers: (() => unknown)[] = []
 let isEnding = false
 let isShowingPolls = false
 
-process.on('SIGINT', () => void end(isOnce ? 130 : 0))
-process.on('SIGTERM', () => void end(143))
-process.on('SIGHUP', () => void end(129))
+process.on('SIGINT', () => stop(isOnce ? 130 : 0))
+process.on('SIGTERM', () => stop(143))
+process.on('SIGHUP', () => stop(129))
+process.stdout.on('error', () => void end(1)) // nobody reads on
 main().catch((error: unknown) => {
   if (isEnding) return // what was stopped complains
-  print()
-  const message = error instanceof Error ? error.message : String(error)
-  print(
-    paint(
-      'red',
-      message
-        .split('\n')
-        .map((line) => wrap(line))
-        .join('\n'),
-    ),
-  )
+  printError(error)
   void end(1)
 })
 
@@ -44,9 +35,9 @@ async function main(): Promise<void> {
   print(`${paint('bold', 'Loopless')}, an event bus in Postgres`)
   print()
   own()
-  const databaseUrl = await startDatabase()
+  const databaseUrl = process.env['DATABASE_URL'] || (await startDatabase())
   const handlers = await step(
-    'Building',
+    'Handlers',
     build,
     ({ handlers: { length } }) => `${length} handlers found and built`,
   )
@@ -55,11 +46,10 @@ async function main(): Promise<void> {
   await step('Schema', () => prepareDatabase(sql, handlers), sayPrepared)
   const chat = await startChat()
   closers.push(() => chat.close())
-  const offline = await step(
-    'Serverless',
-    () => serve(databaseUrl, chat),
-    ({ url }) => `serverless-offline on ${url}`,
-  )
+  const environment = { DATABASE_URL: databaseUrl, GITHUB_WEBHOOK_SECRET: secret, CHAT_URL: chat.url }
+  const offline = await startOffline(environment, showPoll)
+  closers.push(() => offline.stop())
+  await step('Serverless', offline.ready, () => `serverless-offline on ${offline.url}`)
 
   const webhooks = signedWebhooks(secret)
   print()
@@ -68,7 +58,7 @@ async function main(): Promise<void> {
   const result = await runWebhooks(sql, offline, webhooks)
   await printSummary(sql, handlers, result, chat)
   if (isOnce) return finish(result, webhooks.length)
-  await printNextSteps(sql, databaseUrl, result)
+  await printNextSteps(sql, result, process.env['DATABASE_URL'] ? undefined : databaseUrl)
   print()
   print(paint('dim', `webhooks  ${offline.url}/webhooks/github`))
   print(paint('dim', `log       ${shortPath(offline.logFile)}`))
@@ -90,12 +80,12 @@ function own(): void {
 }
 
 async function startDatabase(): Promise<string> {
-  const given = process.env['DATABASE_URL']
-  if (given) return given
   const server = await localPostgres()
-  closers.push(() => server.stop())
   const say = (): string => `Postgres on port ${server.port}, its data in ${shortPath(server.dataDirectory)}`
-  await step('Postgres', server.start, say)
+  const starting = step('Postgres', server.start, say)
+  // One that is starting cannot be stopped yet.
+  closers.push(() => starting.catch(() => {}).then(server.stop))
+  await starting
   return server.url
 }
 
@@ -115,13 +105,6 @@ function sayPrepared(applied: ReadonlyArray<string>): string {
   return applied.length > 0
     ? `Schema made by ${applied.length} migrations, handlers registered`
     : 'Schema up to date, handlers registered'
-}
-
-async function serve(databaseUrl: string, chat: Chat): Promise<Offline> {
-  const environment = { DATABASE_URL: databaseUrl, GITHUB_WEBHOOK_SECRET: secret, CHAT_URL: chat.url }
-  const offline = await startOffline(environment, showPoll)
-  closers.push(() => offline.stop())
-  return offline
 }
 
 /** Once everything is settled: a line for each poll that found something, the schedule's or another's. */
@@ -145,6 +128,20 @@ function finish({ ids, handled, retried, dead, waiting, seconds }: RunResult, po
   print()
   process.stdout.write(`${JSON.stringify(counts)}\n`)
   return end(ids.length === posted && waiting === 0 ? 0 : 1)
+}
+
+function printError(error: unknown): void {
+  const message = error instanceof Error ? error.message || String(error.cause ?? error) : String(error)
+  const lines = message.split('\n').map((line) => wrap(line))
+  print()
+  print(paint('red', lines.join('\n')))
+}
+
+function stop(code: number): void {
+  if (isEnding) return
+  print()
+  sayLast('Stopping.')
+  void end(code)
 }
 
 async function end(code: number): Promise<void> {

@@ -38,7 +38,7 @@ function explainRetries(retried: number, { refused, announced }: Chat): void {
   print()
   print(
     wrap(
-      `${paint('yellow', `${retried} retries.`)} announce-issue posts to a chat, and for a while the chat answered ` +
+      `${paint('yellow', retried === 1 ? 'A retry.' : `${retried} retries.`)} announce-issue posts to a chat, and for a while the chat answered ` +
         `503 (${refused} times). Each failure was recorded, and only that handler ran again: about 1 s later, then 2 s. ` +
         `Now the chat has ${announced} announcements, none of them twice.`,
     ),
@@ -63,12 +63,16 @@ function explainDeadLetter({ eventId, eventName, handler, reason, message }: Dea
   }
 }
 
-/** Says what a stranger may try; the commands work as they stand. */
-export async function printNextSteps(sql: Sql, databaseUrl: string, { ids }: RunResult): Promise<void> {
+/**
+ * Says what a stranger may try; the commands work as they stand.
+ *
+ * @param databaseUrl what the commands need as DATABASE_URL; undefined: it is set, and may hold a password
+ */
+export async function printNextSteps(sql: Sql, { ids }: RunResult, databaseUrl?: string): Promise<void> {
   const [letter] = await readDeadLetters(sql, ids)
   print()
   print(`${paint('bold', 'Try next')}, in another terminal:`)
-  printCommands([`export DATABASE_URL=${databaseUrl}`])
+  if (databaseUrl !== undefined) printCommands([`export DATABASE_URL=${databaseUrl}`])
   print()
   print('Publish, from SQL with any client or from the shell; the next poll handles it:')
   printCommands([
