@@ -135,7 +135,7 @@ begin
     on conflict do nothing
     returning 1
   ), settled as (
-    update loopless.batch b set settled_at = at where b.settled_at is null
+    update loopless.batch b set settled_at = at, lease = null where b.settled_at is null
   ), moved_deliveries as (
     update loopless.delivery d set event_xid = '0' from here where not pg_visible_in_snapshot(d.event_xid, here.snapshot)
   ), moved_dead as (
@@ -175,7 +175,8 @@ begin
     on conflict do nothing; -- it waits already
     get diagnostics made = row_count;
     recovered := recovered + made;
-    update loopless.batch b set settled_at = at where b.id = dead.id;
+    -- without its lease: its poller, should it come back, must not take this for its own settlement
+    update loopless.batch b set settled_at = at, lease = null where b.id = dead.id;
   end loop;
   -- deliveries that were leased together: none of them is charged, each runs alone from now on
   with expired as (
@@ -236,6 +237,7 @@ set enable_sort = off
 set jit = off
 as $$
 declare
+  head loopless.batch;
   part loopless.batch;
   is_open boolean;
   end_xid xid8;
@@ -243,12 +245,19 @@ declare
   taken integer;
   runnable integer;
 begin
+  -- A head in the future is another cluster's. Looked at before anything is taken from its window: transactions of
+  -- this cluster that are open now would count as finished in it, and be passed over.
+  select b.* into head from loopless.batch b where b.split_from is null order by b.id desc limit 1;
+  if pg_snapshot_xmax(head.to_snapshot) > pg_snapshot_xmax(pg_current_snapshot()) then
+    perform loopless.rebase(at);
+    return null;
+  end if;
   select b.* into part from loopless.batch b
   where b.settled_at is null and b.lease is null and b.leased_until <= at
   order by b.leased_until limit 1 for update skip locked;
   is_open := found;
   if not is_open then
-    select b.* into part from loopless.batch b where b.split_from is null order by b.id desc limit 1;
+    part := head;
     part.after_xid := part.through_xid;
     part.after_id := part.through_id;
     part.through_xid := '18446744073709551615';
@@ -265,9 +274,8 @@ begin
     where s.runnable <= 1 or s.total <= max_bytes
     order by s.n desc limit 1;
     exit when found or is_open or turn = 2;
-    -- The window is used up: open the next. A head or an event in the future is another cluster's.
-    if pg_snapshot_xmax(part.to_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
-      or exists (select from loopless.event e where e.xid >= pg_snapshot_xmax(pg_current_snapshot())) then
+    -- The window is used up: open the next. An event in the future is another cluster's.
+    if exists (select from loopless.event e where e.xid >= pg_snapshot_xmax(pg_current_snapshot())) then
       perform loopless.rebase(at);
       return null;
     end if;
@@ -359,15 +367,17 @@ begin
     limit case when has_new then max_deliveries else greatest(max_events, max_deliveries) end
     for update skip locked
   ), sized as (
-    select due.id, row_number() over slice as n, coalesce(sum(e.bytes) over slice, 0) as total
+    select due.id, e.bytes, row_number() over slice as n, coalesce(sum(e.bytes) over slice, 0) as total
     from due left join loopless.event e on e.xid = due.event_xid and e.id = due.event_id
     window slice as (order by due.due_at, due.id rows unbounded preceding)
+  ), gone as ( -- somebody removed its event by hand
+    delete from loopless.delivery d where d.id = any(array(select s.id from sized s where s.bytes is null))
   ), taken as (
     update loopless.delivery d set lease = token, due_at = until
     where d.id = any(array(
       select s.id from sized s
-      where s.n = 1
-        or s.total <= case when has_new then max_bytes * max_deliveries / max_events else max_bytes end))
+      where s.bytes is not null and (s.n = 1
+        or s.total <= case when has_new then max_bytes * max_deliveries / max_events else max_bytes end)))
     returning d.id, d.event_xid, d.event_id
   )
   select array_agg(t.id order by t.event_xid, t.event_id, t.id) into leased from taken t;
@@ -419,17 +429,21 @@ declare
 begin
   perform set_config('synchronous_commit', 'off', true);
   perform loopless.check_poller(at, handler_set);
-  select d.* into one from loopless.delivery d
-  where d.lease is not null and d.due_at <= at and d.alone
-  order by d.due_at, d.id limit 1 for update skip locked;
-  if not found then
+  loop
     select d.* into one from loopless.delivery d
-    where d.lease is null and d.alone and d.due_at <= at
+    where d.lease is not null and d.due_at <= at and d.alone
     order by d.due_at, d.id limit 1 for update skip locked;
     if not found then
-      return;
+      select d.* into one from loopless.delivery d
+      where d.lease is null and d.alone and d.due_at <= at
+      order by d.due_at, d.id limit 1 for update skip locked;
+      if not found then
+        return;
+      end if;
     end if;
-  end if;
+    exit when exists (select from loopless.event e where e.xid = one.event_xid and e.id = one.event_id);
+    delete from loopless.delivery d where d.id = one.id; -- somebody removed its event by hand
+  end loop;
   update loopless.delivery d set lease = token, due_at = until where d.id = one.id;
   return query
     select null::json,
