@@ -30,6 +30,8 @@ export interface PostgresServerOptions {
   port: number
   /** Settings passed on the command line, e.g. `{ fsync: 'off', max_connections: 300 }`. Default none. */
   settings?: Record<string, string | number>
+  /** Where initdb and postgres are, for a server of another version. Default: the embedded ones. */
+  binDirectory?: string
 }
 
 /** A Postgres server of its own, from the embedded binaries, on 127.0.0.1. */
@@ -69,7 +71,7 @@ export interface PostgresServer {
  */
 export async function postgresServer(options: PostgresServerOptions): Promise<PostgresServer> {
   const { dataDirectory, port, settings = {} } = options
-  const binDirectory = await embeddedBinaries()
+  const binDirectory = options.binDirectory ?? (await embeddedBinaries())
   const logFile = `${dataDirectory}.log`
   const databaseUrl = (database: string): string =>
     `postgres://${superuser}@${host}:${port}/${encodeURIComponent(database)}`

@@ -27,6 +27,8 @@ export interface BusyBusOptions {
   readonly longestMs?: number
   /** Whether publishers also commit in two phases. Default false. */
   readonly twoPhase?: boolean
+  /** Where the pollers' clock begins. Default: now. */
+  readonly startAt?: Date
   /** The share of polls in which a handler that calls `stall` sleeps past the lease. Default 0. */
   readonly stallShare?: number
   /** The server may go away at any time: its errors are counted instead of thrown. Default false. */
@@ -73,7 +75,8 @@ export async function stall(now: Date): Promise<void> {
 export function startBusyBus(options: BusyBusOptions): BusyBus {
   const { random, handlers, survive = false, longestMs = 1_000, stallShare = 0, mostEvents = 200 } = options
   const startedMs = Date.now()
-  const clock = (): Date => new Date(startedMs + (Date.now() - startedMs) * clockSpeed)
+  const clockStartMs = options.startAt?.getTime() ?? startedMs
+  const clock = (): Date => new Date(clockStartMs + (Date.now() - startedMs) * clockSpeed)
   const committed = new Set<string>()
   const settled = new Map<string, number>()
   const counts = { polls: 0, transactions: 0, leasesLost: 0, pollFaults: 0, publishFaults: 0 }

@@ -9,6 +9,8 @@ export interface StartServerOptions {
   fsync?: boolean
   /** Further settings of the server. Default none. */
   settings?: Record<string, string | number>
+  /** Where its binaries are. Default: the embedded ones. */
+  binDirectory?: string
 }
 
 /**
@@ -16,7 +18,7 @@ export interface StartServerOptions {
  * it; `destroy()` it at the end.
  */
 export async function startServer(options: StartServerOptions = {}): Promise<PostgresServer> {
-  const { fsync = false, settings = {} } = options
+  const { fsync = false, settings = {}, binDirectory } = options
   // The name says which process made it: the next run removes what a killed one left (global-setup.ts).
   const directory = mkdtempSync(join(tmpdir(), `loopless-server-${process.pid}-`))
   chmodSync(directory, 0o755)
@@ -24,6 +26,7 @@ export async function startServer(options: StartServerOptions = {}): Promise<Pos
     dataDirectory: join(directory, 'data'),
     port: await freePort(),
     settings: { fsync: fsync ? 'on' : 'off', max_connections: 300, ...settings },
+    ...(binDirectory && { binDirectory }),
   })
   const remove = (): void => rmSync(directory, { recursive: true, force: true, maxRetries: 5 })
   const onExit = (): void => {
