@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { DatabaseError } from '../../src/index.ts'
 
 const lostCodes = new Set([
@@ -9,17 +10,23 @@ const lostCodes = new Set([
   '57P01',
 ])
 
+/** Pauses before the further tries: the driver may take a moment to see that its socket is closed. */
+const pausesMs = [20, 200]
+
 /**
- * Runs an action, once more if its connection turned out to be lost: while an environment is frozen between two
+ * Runs an action, and again if its connection turned out to be lost: while an environment is frozen between two
  * invocations the server ends its session, and the first statement afterwards finds out. Only for what may run twice.
  */
 export async function reconnecting<Result>(action: () => PromiseLike<Result>): Promise<Result> {
-  try {
-    return await action()
-  } catch (error) {
-    if (!isLost(error)) throw error
-    return action()
+  for (const pauseMs of pausesMs) {
+    try {
+      return await action()
+    } catch (error) {
+      if (!isLost(error)) throw error
+      await sleep(pauseMs)
+    }
   }
+  return action()
 }
 
 function isLost(error: unknown): boolean {

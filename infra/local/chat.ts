@@ -12,7 +12,7 @@ export interface Chat {
 }
 
 /** From its first request on, the chat answers 503 for as long. */
-export const outageMs = 2_500
+const outageMs = 2_500
 
 /** Starts the chat on a free port of 127.0.0.1. */
 export async function startChat(): Promise<Chat> {

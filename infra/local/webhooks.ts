@@ -1,11 +1,8 @@
 import { createHmac, randomUUID } from 'node:crypto'
-import { createRequire } from 'node:module'
+import examples from '@octokit/webhooks-examples' with { type: 'json' }
 
-// Its types are those of a CommonJS module, what it is is a JSON file.
-const kinds = createRequire(import.meta.url)('@octokit/webhooks-examples') as {
-  name: string
-  examples: object[]
-}[]
+/** Real payloads of each webhook. Their own types take the file for a CommonJS module with a default export. */
+export const webhookKinds = examples as unknown as ReadonlyArray<{ name: string; examples: object[] }>
 
 /** A webhook as GitHub sends it. */
 export interface Webhook {
@@ -18,7 +15,7 @@ const concurrency = 4
 
 /** The real payloads of @octokit/webhooks-examples, signed with a secret; each is a new delivery. */
 export function signedWebhooks(secret: string): Webhook[] {
-  return kinds.flatMap(({ name, examples: payloads }) =>
+  return webhookKinds.flatMap(({ name, examples: payloads }) =>
     payloads.map((payload) => {
       const body = JSON.stringify(payload)
       const signature = createHmac('sha256', secret).update(body).digest('hex')

@@ -1,13 +1,8 @@
 import { readFile } from 'node:fs/promises'
-import { createRequire } from 'node:module'
 import { afterAll } from 'vitest'
+import { webhookKinds } from '../../infra/local/webhooks.ts'
 import { connect, defineEvent, publish, type Sql } from '../../src/index.ts'
 import { testDatabase } from './database.ts'
-
-const kinds = createRequire(import.meta.url)('@octokit/webhooks-examples') as {
-  name: string
-  examples: object[]
-}[]
 
 /** A database with the tables of the example handlers too, and a poller's client for it. */
 export interface ExampleDatabase {
@@ -33,7 +28,7 @@ export async function exampleDatabase(): Promise<ExampleDatabase> {
 
 /** The real payloads of a webhook: `webhooks('issues', 'opened')`. */
 export function webhooks<Payload extends object>(event: string, action?: string): Payload[] {
-  const payloads = (kinds.find(({ name }) => name === event)?.examples ?? []) as (Payload & {
+  const payloads = (webhookKinds.find(({ name }) => name === event)?.examples ?? []) as (Payload & {
     action?: string
   })[]
   return payloads.filter((payload) => payload.action === action)
