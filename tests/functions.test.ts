@@ -1,8 +1,10 @@
+import { execFile } from 'node:child_process'
 import { createHmac, randomUUID } from 'node:crypto'
 import { readFile, rm, stat } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { buildFunctions } from '../esbuild.config.mjs'
 import announceIssue from '../functions/handlers/announce-issue.ts'
@@ -58,13 +60,32 @@ describe('poll', () => {
     ])
   })
 
-  it('decides by the clock of the database', async () => {
-    const [{ dueAt } = { dueAt: new Date() }] = await sql<{ dueAt: Date }[]>`
-      select clock_timestamp() + interval '1 hour' as "dueAt"`
-    await sql`select loopless.publish('order.reminded', '{}', due_at => ${dueAt})`
-    expect(await invoke('poll')).toMatchObject({ claimed: 0, nextDueAt: dueAt })
+  it('decides by the clock of the database, whatever the machine has', async () => {
+    await publish('github.ping', {})
+    await sql`select loopless.publish('order.reminded', '{}', due_at => clock_timestamp() + interval '1 hour')`
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 7_200_000 })
+    try {
+      expect(await invoke('poll')).toMatchObject({ claimed: 1, drained: true })
+    } finally {
+      vi.useRealTimers()
+    }
+    const [batch] = await sql`
+      select claimed_at between clock_timestamp() - interval '1 minute' and clock_timestamp() as "isNow"
+      from loopless.batch order by id desc limit 1`
+    expect(batch).toEqual({ isNow: true })
     await sql`delete from loopless.delivery`
     await sql`delete from loopless.event where due_at is not null`
+  })
+
+  it('starts nothing any more after SIGTERM', async () => {
+    await publish('github.ping', {})
+    const script = `
+      const { handler } = require(${JSON.stringify(pathOf('poll'))})
+      process.emit('SIGTERM')
+      handler({}, { getRemainingTimeInMillis: () => 10_000 }).then(() => process.exit())`
+    const { stdout } = await promisify(execFile)(process.execPath, ['--eval', script])
+    expect(JSON.parse(stdout)).toMatchObject({ claimed: 0, polls: 0, drained: false })
+    expect(await invoke('poll')).toMatchObject({ claimed: 1, drained: true })
   })
 
   it('goes on after its session was ended between two invocations', async () => {
