@@ -74,7 +74,7 @@ export async function printNextSteps(sql: Sql, { ids }: RunResult, databaseUrl?:
   print(`${paint('bold', 'Try next')}, in another terminal:`)
   if (databaseUrl !== undefined) printCommands([`export DATABASE_URL=${databaseUrl}`])
   print()
-  print('Publish, from SQL with any client or from the shell; the next poll handles it:')
+  print('Publish, with any SQL client or from the shell; the next poll handles it:')
   printCommands([
     `select loopless.publish('order.placed', '{"orderId": 1}');`,
     `npx loopless publish order.placed '{"orderId": 1}'`,
