@@ -53,23 +53,29 @@ export interface ClaimLimits {
   readonly handlerSet: string
 }
 
-interface Summary {
-  readonly batchId: string | null
-  readonly batchSettled: boolean
-  readonly repaired: number
-  readonly alone: boolean
-  readonly nextDueAt: string | null
+/** Events in columns; texts are separated by commas. */
+interface Columns {
+  /** Null: no events. */
+  readonly ids: string | null
+  /** Ids of events among them that wait as deliveries; null: none. */
+  readonly waiting: string | null
+  /** One for all when all have the same. */
+  readonly xids: string
+  /** Milliseconds since 1970; one for all when all have the same. */
+  readonly published: string
+  readonly names: string
+  /** By event id; null: no event has any. */
+  readonly headers: Readonly<Record<string, Readonly<Record<string, string>>>> | null
+  readonly payloads: string
+  readonly deliveries: ReadonlyArray<ClaimedDelivery> | null
 }
 
-interface ClaimedRow {
-  readonly summary: Summary | null
-  readonly delivery: ClaimedDelivery | null
-  readonly id: string
-  readonly xid: string
-  readonly name: string
-  readonly payload: unknown
-  readonly headers: Readonly<Record<string, string>> | null
-  readonly published_at: Date
+interface Claimed extends Columns {
+  readonly batch_id: string | null
+  readonly advanced: boolean | null
+  readonly repaired: number
+  readonly alone: boolean
+  readonly next_due_at: Date | null
 }
 
 const noHeaders: Readonly<Record<string, string>> = Object.freeze({})
@@ -81,8 +87,10 @@ const noHeaders: Readonly<Record<string, string>> = Object.freeze({})
 export async function claim(sql: Sql, limits: ClaimLimits): Promise<Work> {
   const token = randomUUID()
   try {
-    const rows = await sql<ClaimedRow[]>`
-      select summary, delivery, id, xid, name, payload, headers, published_at
+    const rows = await sql<Claimed[]>`
+      select
+        batch_id, advanced, repaired, alone, next_due_at,
+        ids, waiting, xids, published, names, headers, payloads, deliveries
       from loopless.claim(
         ${limits.now}, ${token}, ${limits.until},
         ${limits.events}, ${limits.bytes}, ${limits.deliveries}, ${limits.handlerSet})`
@@ -97,20 +105,12 @@ export async function claim(sql: Sql, limits: ClaimLimits): Promise<Work> {
 export async function claimAlone(sql: Sql, limits: ClaimLimits): Promise<Work | null> {
   const token = randomUUID()
   try {
-    const rows = await sql<ClaimedRow[]>`
-      select summary, delivery, id, xid, name, payload, headers, published_at
+    const rows = await sql<Columns[]>`
+      select ids, waiting, xids, published, names, headers, payloads, deliveries
       from loopless.claim_alone(${limits.now}, ${token}, ${limits.until}, ${limits.handlerSet})`
-    return rows[0]
-      ? {
-          token,
-          batchId: null,
-          items: [toItem(rows[0])],
-          repaired: 0,
-          aloneWaiting: true,
-          advanced: false,
-          nextDueAt: null,
-        }
-      : null
+    const items = rows.flatMap(toItems)
+    if (items.length === 0) return null
+    return { token, batchId: null, items, repaired: 0, aloneWaiting: true, advanced: false, nextDueAt: null }
   } catch (error) {
     await release(sql, token, limits.now)
     throw databaseError(error)
@@ -125,33 +125,41 @@ export async function release(sql: Sql, token: string, now: Date): Promise<void>
   await sql`select loopless.release(${now}, ${token})`.catch(() => {})
 }
 
-function toWork(token: string, rows: ReadonlyArray<ClaimedRow>): Work {
-  const summary = rows[0]?.summary
-  if (!summary)
-    throw new Error('loopless.claim returned no summary: the schema and the code do not belong together.')
-  const items: Item[] = []
-  for (let index = 1; index < rows.length; index++) {
-    const row = rows[index]
-    if (row) items.push(toItem(row))
+function toWork(token: string, rows: ReadonlyArray<Claimed>): Work {
+  const [claimed] = rows
+  if (claimed === undefined) {
+    throw new Error('loopless.claim returned nothing: the schema and the code do not belong together.')
   }
+  const advanced = claimed.advanced ?? false
   return {
     token,
-    batchId: summary.batchSettled ? null : summary.batchId,
-    items,
-    repaired: summary.repaired,
-    aloneWaiting: summary.alone,
-    advanced: summary.batchSettled,
-    nextDueAt: summary.nextDueAt === null ? null : new Date(summary.nextDueAt),
+    batchId: advanced ? null : claimed.batch_id,
+    items: rows.flatMap(toItems),
+    repaired: claimed.repaired,
+    aloneWaiting: claimed.alone,
+    advanced,
+    nextDueAt: claimed.next_due_at,
   }
 }
 
-function toItem(row: ClaimedRow): Item {
-  const event = {
-    id: row.id,
-    name: row.name,
-    payload: row.payload,
-    publishedAt: row.published_at,
-    headers: row.headers ?? noHeaders,
-  }
-  return { event, xid: row.xid, delivery: row.delivery }
+function toItems(columns: Columns): Item[] {
+  if (columns.ids === null) return []
+  const { headers, deliveries } = columns
+  const xids = columns.xids.split(',')
+  const times = columns.published.split(',')
+  const names = columns.names.split(',')
+  const payloads = JSON.parse(`[${columns.payloads}]`) as unknown[]
+  const items = columns.ids.split(',').map((id, index): Item => {
+    const event: ReceivedEvent = {
+      id,
+      name: names[index] as string,
+      payload: payloads[index],
+      publishedAt: new Date(Number(times[index] ?? times[0])),
+      headers: headers?.[id] ?? noHeaders,
+    }
+    return { event, xid: (xids[index] ?? xids[0]) as string, delivery: deliveries?.[index] ?? null }
+  })
+  if (columns.waiting === null) return items
+  const waiting = new Set(columns.waiting.split(','))
+  return items.filter((item) => !waiting.has(item.event.id))
 }

@@ -1,7 +1,7 @@
-import { randomUUID } from 'node:crypto'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { type ClaimLimits, claim, claimAlone, type Item } from '../src/claim.ts'
 import {
   type ConnectOptions,
   connect,
@@ -280,41 +280,33 @@ async function supposeDeath(world: World, handler: string, ids: ReadonlyArray<st
   world.runningAlone = `${row.event_id}:${handler}`
 }
 
-interface ClaimedRow {
-  readonly summary: { readonly batchId: string | null; readonly batchSettled: boolean } | null
-  readonly delivery: {
-    id: string
-    handler: string | null
-    attempt: number
-    alone: boolean
-    died: boolean
-  } | null
-  readonly id: string
-}
-
 /** A poller that dies right after its claim. */
 function abandon(most: number, leaseMs: number): Action {
   return async (world) => {
-    const token = randomUUID()
-    const until = world.now + leaseMs
-    const rows = await sql<ClaimedRow[]>`
-      select summary, delivery, id
-      from loopless.claim(${new Date(world.now)}, ${token}, ${new Date(until)}, ${most}, 1000000, ${most}, ${handlers.hash})`
-    const [first, ...claimed] = rows
-    const batchId = first?.summary?.batchSettled ? null : (first?.summary?.batchId ?? null)
-    drop(world, { token, batchId, items: claimed.map(itemOf) }, until)
+    const limits = claimLimits(world, most, leaseMs)
+    const { token, batchId, items } = await claim(sql, limits)
+    drop(world, { token, batchId, items: items.map(itemOf) }, limits.until.getTime())
   }
 }
 
 /** A poller that dies while it runs an event alone. */
 function abandonAlone(leaseMs: number): Action {
   return async (world) => {
-    const token = randomUUID()
-    const until = world.now + leaseMs
-    const rows = await sql<ClaimedRow[]>`
-      select summary, delivery, id
-      from loopless.claim_alone(${new Date(world.now)}, ${token}, ${new Date(until)}, ${handlers.hash})`
-    drop(world, { token, batchId: null, items: rows.map(itemOf) }, until)
+    const limits = claimLimits(world, 1, leaseMs)
+    const work = await claimAlone(sql, limits)
+    if (work === null) return
+    drop(world, { token: work.token, batchId: null, items: work.items.map(itemOf) }, limits.until.getTime())
+  }
+}
+
+function claimLimits(world: World, most: number, leaseMs: number): ClaimLimits {
+  return {
+    now: new Date(world.now),
+    until: new Date(world.now + leaseMs),
+    events: most,
+    bytes: 1_000_000,
+    deliveries: most,
+    handlerSet: handlers.hash,
   }
 }
 
@@ -327,10 +319,10 @@ function dieTwice(leaseMs: number): Action {
   }
 }
 
-function itemOf({ id, delivery }: ClaimedRow): Dropped['items'][number] {
-  if (!delivery)
-    return { eventId: id, deliveryId: null, handler: null, attempt: 0, alone: false, died: false }
-  return { ...delivery, eventId: id, deliveryId: delivery.id }
+function itemOf({ event, delivery }: Item): Dropped['items'][number] {
+  const eventId = event.id
+  if (!delivery) return { eventId, deliveryId: null, handler: null, attempt: 0, alone: false, died: false }
+  return { ...delivery, eventId, deliveryId: delivery.id }
 }
 
 function drop(world: World, dropped: Dropped, until: number): void {

@@ -17,21 +17,13 @@ end $$;
 comment on function loopless.check_group(uuid) is
   'Raises LL013 unless this is still the transaction of a group.';
 
--- A batch in which every handler succeeded needs the first three arguments; the rest comes as outcomes:
---   split    {xid, id}  only the events through that position were started; the others become a batch that is free at once
---   reopen   true  no event of the batch was started: it is free at once
---   failed   [{deliveryId?, xid, id, handler, attempt, charged, alone, dueAt?, dead?, beganAt, endedAt, errorClass, errorMessage, errorStack}]
---            due again at dueAt, or to the dead letters for the reason dead; charged: an attempt is recorded
---   waiting  [{xid, id, handler, reason, alone}]  new deliveries, due now, uncharged
---   released [delivery id]  leased but not started: free at once, uncharged
---   done     [delivery id]  to be deleted: succeeded, dead, or replaced by a row for each handler
---
--- With in_group the caller's transaction must be the one that loopless.begin_group opened under this token: the
--- effects of handlers made before a lost connection or a handler's own commit are then never settled apart from it.
-create function loopless.settle(at timestamptz, token uuid, batch_id bigint, outcomes json default null, in_group boolean default false) returns void
-language plpgsql volatile security definer
+-- What did not simply succeed; a function of its own, so that its settings cost the others nothing.
+create function loopless.settle_outcomes(at timestamptz, token uuid, batch_id bigint, outcomes json) returns void
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
@@ -44,22 +36,6 @@ declare
   cut_id bigint;
   started integer;
 begin
-  if in_group then
-    perform loopless.check_group(token);
-  end if;
-  if batch_id is not null then
-    update loopless.batch b set settled_at = at
-    where b.id = settle.batch_id and b.lease = token and b.settled_at is null
-    returning b.* into batch;
-    if not found then
-      raise exception using errcode = 'LL010',
-        message = format('The lease on batch %s was lost: it expired, and another poll took its events.', settle.batch_id);
-    end if;
-  end if;
-  if outcomes is null then
-    return;
-  end if;
-
   -- fence first: every delivery named here must still be under this lease
   select count(*), count(d.id) into expected, matched
   from (
@@ -78,12 +54,13 @@ begin
   end if;
 
   if outcomes -> 'reopen' is not null then
-    update loopless.batch b set settled_at = null, lease = null, leased_until = at where b.id = batch.id;
+    update loopless.batch b set settled_at = null, lease = null, leased_until = at where b.id = settle_outcomes.batch_id;
   elsif outcomes -> 'split' is not null then
+    select b.* into batch from loopless.batch b where b.id = settle_outcomes.batch_id;
     cut_xid := (outcomes -> 'split' ->> 'xid')::xid8;
     cut_id := (outcomes -> 'split' ->> 'id')::bigint;
     started := (
-      select count(*) from loopless.window_positions(
+      select count(*) from loopless.window_events(
         batch.from_snapshot, batch.to_snapshot, batch.after_xid, batch.after_id, cut_xid, cut_id, batch.size));
     -- the row that was split keeps its end: it may be the head of the log
     insert into loopless.batch (
@@ -134,6 +111,41 @@ begin
 
   delete from loopless.delivery d
   using json_array_elements_text(outcomes -> 'done') r where d.id = r.value::bigint;
+end $$;
+comment on function loopless.settle_outcomes(timestamptz, uuid, bigint, json) is
+  'Settles what did not simply succeed.';
+
+-- A batch in which every handler succeeded needs the first three arguments; the rest comes as outcomes:
+--   split    {xid, id}  only the events through that position were started; the others become a batch that is free at once
+--   reopen   true  no event of the batch was started: it is free at once
+--   failed   [{deliveryId?, xid, id, handler, attempt, charged, alone, dueAt?, dead?, beganAt, endedAt, errorClass, errorMessage, errorStack}]
+--            due again at dueAt, or to the dead letters for the reason dead; charged: an attempt is recorded
+--   waiting  [{xid, id, handler, reason, alone}]  new deliveries, due now, uncharged
+--   released [delivery id]  leased but not started: free at once, uncharged
+--   done     [delivery id]  to be deleted: succeeded, dead, or replaced by a row for each handler
+--
+-- With in_group the caller's transaction must be the one that loopless.begin_group opened under this token: the
+-- effects of handlers made before a lost connection or a handler's own commit are then never settled apart from it.
+create function loopless.settle(at timestamptz, token uuid, batch_id bigint, outcomes json default null, in_group boolean default false) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+  if in_group then
+    perform loopless.check_group(token);
+  end if;
+  if batch_id is not null then
+    update loopless.batch b set settled_at = at
+    where b.id = settle.batch_id and b.lease = token and b.settled_at is null;
+    if not found then
+      raise exception using errcode = 'LL010',
+        message = format('The lease on batch %s was lost: it expired, and another poll took its events.', settle.batch_id);
+    end if;
+  end if;
+  if outcomes is not null then
+    perform loopless.settle_outcomes(at, token, batch_id, outcomes);
+  end if;
 end $$;
 comment on function loopless.settle(timestamptz, uuid, bigint, json, boolean) is
   'Settles what a poll holds; raises LL010 when the lease was lost.';

@@ -159,10 +159,10 @@ describe('migrate', () => {
     const rows = await using(url, async (sql) => {
       await sql`select loopless.publish('order.placed', '{}')`
       return sql`
-        select name from loopless.claim(
+        select names from loopless.claim(
           '2030-01-01', ${randomUUID()}, '2030-01-01 00:01', 10, 1000, 10, null)`
     })
-    expect(rows).toEqual([{ name: null }, { name: 'order.placed' }])
+    expect(rows).toEqual([{ names: 'order.placed' }])
   })
 
   it('serves a role that may create nothing but in the schema made for it', async () => {
@@ -206,10 +206,11 @@ describe('the schema', async () => {
     expect(wrong).toEqual([])
   })
 
-  it('fixes the search path of every function', async () => {
+  it('fixes the search path of every function, or has looked its names up already', async () => {
     const open = await sql`
       select p.proname from pg_proc p
       where p.pronamespace = 'loopless'::regnamespace
+        and p.prosqlbody is null
         and not coalesce(p.proconfig @> array['search_path=pg_catalog, pg_temp'], false)`
     expect(open).toEqual([])
   })
