@@ -52,12 +52,13 @@ export async function buildPackage() {
  *
  * @satisfies {import('esbuild').BuildOptions}
  */
-const forLambda = {
+export const forLambda = {
   ...shared,
   target: 'node24',
   format: 'cjs',
   outExtension: { '.js': '.cjs' },
   minify: true,
+  mainFields: ['module', 'main'], // modules, not the CommonJS that most packages offer first: only what is used is taken
   keepNames: true, // errors are recorded by the name of their class
   define: { 'import.meta.url': 'importMetaUrl' }, // CommonJS has none
   banner: { js: `const importMetaUrl = require('node:url').pathToFileURL(__filename).href` },

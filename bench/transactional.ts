@@ -1,0 +1,59 @@
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import { connect, type Sql } from '../src/index.ts'
+import { type Benchmark, compare, rateOf } from './figure.ts'
+import { drainLog, fillLog, insertingHandlers } from './log.ts'
+import { drainRawInserts } from './raw-loop.ts'
+
+const count = 20_000
+
+/** A transactional handler that inserts a row, against the same inserts and settle by hand; then two pollers against one. */
+export const transactional: Benchmark = async ({ server, rounds }) => {
+  const url = await server.createDatabase('bench_transactional')
+  const sql = connect(url, { statementTimeoutMs: 0 })
+  const byHand = await compare(
+    rounds,
+    async () => {
+      await prepare(sql, 'loopless.event')
+      return rateOf(() => drainLog(sql, insertingHandlers, 500))
+    },
+    async () => {
+      await prepare(sql, 'raw_loop.event')
+      return rateOf(() => drainRawInserts(sql, 500))
+    },
+  )
+  const pollers = await Promise.all([startPoller(url), startPoller(url)])
+  const drainWith = async (some: ReadonlyArray<ChildProcess>): Promise<number> => {
+    await prepare(sql, 'loopless.event')
+    return rateOf(async () => (await Promise.all(some.map(drainIn))).reduce((sum, one) => sum + one, 0))
+  }
+  await drainWith(pollers) // warm
+  const twoAgainstOne = await compare(
+    rounds,
+    () => drainWith(pollers),
+    () => drainWith(pollers.slice(0, 1)),
+  )
+  for (const poller of pollers) poller.disconnect()
+  await sql.end()
+  return [
+    { what: 'drain, transactional insert, batch 500', ...byHand, unit: 'events/s', target: { atLeast: 0.8 } },
+    { what: 'the same, two pollers against one', ...twoAgainstOne, unit: 'events/s', target: { atLeast: 2 } },
+  ]
+}
+
+async function prepare(sql: Sql, table: 'loopless.event' | 'raw_loop.event'): Promise<void> {
+  await sql`truncate public.effect`
+  await fillLog(sql, table, count)
+}
+
+async function startPoller(url: string): Promise<ChildProcess> {
+  const poller = fork(new URL('poller.ts', import.meta.url), [url])
+  await once(poller, 'message')
+  return poller
+}
+
+async function drainIn(poller: ChildProcess): Promise<number> {
+  poller.send('drain')
+  const [drained] = await once(poller, 'message')
+  return Number(drained)
+}
