@@ -1,6 +1,8 @@
+import { setTimeout } from 'node:timers/promises'
 import { type Command, Option } from 'commander'
 import { connect, type Sql } from '../db/client.ts'
 import { databaseError } from '../db/database-error.ts'
+import { DatabaseError } from '../errors.ts'
 import { CommandError, explainError } from './explain-error.ts'
 import type { Terminal } from './terminal.ts'
 
@@ -33,19 +35,34 @@ export async function withDatabase<Result>(
   work: (session: Session) => Promise<Result>,
 ): Promise<Result> {
   const url = databaseUrl(terminal, options)
-  const sql = connect(url, { applicationName: 'loopless-cli' })
+  const connectTimeoutSeconds = Number(terminal.env['PGCONNECT_TIMEOUT']) || 10
+  const sql = connect(url, { applicationName: 'loopless-cli', connectTimeoutSeconds })
+  let endSeconds = 0
   try {
-    const [row] = await sql<{ now: Date }[]>`select clock_timestamp() as now`
-    if (!row) throw new CommandError('The database did not tell the time.')
-    return await work({ sql, now: row.now })
+    const now = await readClock(sql, connectTimeoutSeconds)
+    endSeconds = 5
+    return await work({ sql, now })
   } catch (error) {
     if (error instanceof CommandError) throw error
     throw new CommandError(explainError(isFromDriver(error) ? databaseError(error) : error, url), 1, {
       cause: error,
     })
   } finally {
-    await sql.end({ timeout: 5 })
+    await sql.end({ timeout: endSeconds })
   }
+}
+
+/** The first statement: the driver would try for ever to connect to something that accepts and closes. */
+async function readClock(sql: Sql, seconds: number): Promise<Date> {
+  const timer = new AbortController()
+  const tooLate = setTimeout(seconds * 1000, null, { signal: timer.signal })
+  const clock = sql<{ now: Date }[]>`select clock_timestamp() as now`.then(([row]) => row?.now ?? null)
+  // whichever of the two loses has nothing more to say
+  tooLate.catch(() => {})
+  clock.catch(() => {})
+  const now = await Promise.race([clock, tooLate]).finally(() => timer.abort())
+  if (now !== null) return now
+  throw new DatabaseError(`No answer within ${seconds} s.`, 'CONNECT_TIMEOUT')
 }
 
 function databaseUrl({ env }: Terminal, { databaseUrl }: CommonOptions): string {

@@ -35,12 +35,14 @@ const refusals = /^(28...|3D000|53300|57P0[1-4])$/
 /** One line for people: what failed and, where that is known, what to do. Never a stack, a password or a second line. */
 export function explainError(error: unknown, databaseUrl?: string): string {
   const cause = error instanceof DatabaseError && error.cause !== undefined ? error.cause : error
-  const code = String((cause as { code?: unknown } | null)?.code ?? '')
-  if (unreachable[code] !== undefined && !(error instanceof CommandError)) {
+  const code =
+    cause instanceof DatabaseError ? cause.sqlState : String((cause as { code?: unknown } | null)?.code)
+  if (code && unreachable[code] && !(error instanceof CommandError)) {
     return `Cannot reach the database${placeOf(databaseUrl)}: ${unreachable[code]}.`
   }
   const message = oneLine(cause instanceof Error ? cause.message : String(cause))
-  if (refusals.test(code)) return `The database${placeOf(databaseUrl)} refused the connection: ${message}.`
+  if (code && refusals.test(code))
+    return `The database${placeOf(databaseUrl)} refused the connection: ${message}.`
   if (error instanceof LooplessError) return oneLine(error.message)
   if (error instanceof CommandError) return message
   return message === '' ? `Failed without a message (${code || 'unknown error'}).` : message
