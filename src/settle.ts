@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises'
 import type { Work } from './claim.ts'
 import type { Sql } from './db/client.ts'
 import { databaseError, isConnectionError } from './db/database-error.ts'
@@ -21,28 +22,37 @@ export function settleStatement(
   return sql`select loopless.settle(${now}, ${work.token}, ${work.batchId}, ${exceptions}::text::json, ${inGroup})`
 }
 
+/** Before each further try: a driver may find out that its connection is lost only by the next statement. */
+const pausesMs = [10, 100, 500]
+
 /**
  * Settles in a transaction of its own. When the connection is lost, nobody knows whether the commit was carried
- * out: it is tried once more, and the lease tells.
+ * out: it is tried again, and the lease tells.
  * @throws LeaseLostError, DatabaseError
  */
 export async function settle(sql: Sql, settlement: Settlement): Promise<void> {
   try {
     await settleStatement(sql, settlement, false)
   } catch (error) {
-    if (!isConnectionError(error)) throw databaseError(error)
-    await settleAgain(sql, settlement)
+    await settleAgain(sql, settlement, error)
   }
 }
 
-async function settleAgain(sql: Sql, settlement: Settlement): Promise<void> {
-  try {
-    await settleStatement(sql, settlement, false)
-  } catch (error) {
-    const problem = databaseError(error)
-    if (problem instanceof LeaseLostError && (await isSettled(sql, settlement.work))) return
-    throw problem
+async function settleAgain(sql: Sql, settlement: Settlement, first: unknown): Promise<void> {
+  let problem = first
+  for (const pauseMs of pausesMs) {
+    if (!isConnectionError(problem)) break
+    await setTimeout(pauseMs)
+    try {
+      await settleStatement(sql, settlement, false)
+      return
+    } catch (error) {
+      problem = error
+    }
   }
+  const named = databaseError(problem)
+  if (named instanceof LeaseLostError && problem !== first && (await isSettled(sql, settlement.work))) return
+  throw named
 }
 
 /** Whether this very lease has settled its batch: then the first try was carried out. */
@@ -50,6 +60,10 @@ async function isSettled(sql: Sql, work: Work): Promise<boolean> {
   if (work.batchId === null) return false
   const rows = await sql`
     select 1 as settled from loopless.batch
-    where id = ${work.batchId} and lease = ${work.token} and settled_at is not null`
+    where id = ${work.batchId} and lease = ${work.token} and settled_at is not null`.catch(
+    (error: unknown) => {
+      throw databaseError(error)
+    },
+  )
   return rows.length > 0
 }

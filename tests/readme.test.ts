@@ -31,25 +31,32 @@ afterAll(() => rm(folder, { recursive: true, force: true }))
 function typescriptOf(markdown: string): [path: string, code: string][] {
   return blocks(markdown, 'ts').map((code) => {
     const path = /^\/\/ (\S+\.ts)\n/.exec(code)?.[1]
-    if (path === undefined) throw new Error(`A TypeScript block of the README does not name its file:\n${code}`)
+    if (path === undefined)
+      throw new Error(`A TypeScript block of the README does not name its file:\n${code}`)
     return [path, code]
   })
 }
 
 function blocks(markdown: string, language: string): string[] {
-  return [...markdown.matchAll(new RegExp(`^\`\`\`${language}\\n([\\s\\S]*?)^\`\`\`$`, 'gm'))].map((match) => match[1] ?? '')
+  return [...markdown.matchAll(new RegExp(`^\`\`\`${language}\\n([\\s\\S]*?)^\`\`\`$`, 'gm'))].map(
+    (match) => match[1] ?? '',
+  )
 }
 
 async function node(code: string): Promise<string> {
   const file = join(folder, 'run.ts')
   await writeFile(file, code)
-  const { stdout } = await run(process.execPath, [file], { env: { ...process.env, DATABASE_URL: database.url } })
+  const { stdout } = await run(process.execPath, [file], {
+    env: { ...process.env, DATABASE_URL: database.url },
+  })
   return stdout
 }
 
 test('its publishing, its handler and its poll function work together', async () => {
   await node(`await import('./publish.ts')`)
-  for (const statement of (blocks(readme, 'sql')[0] ?? '').split(/;\n/).filter((text) => text.trim() !== '')) {
+  for (const statement of (blocks(readme, 'sql')[0] ?? '')
+    .split(/;\n/)
+    .filter((text) => text.trim() !== '')) {
     await database.sql.unsafe(statement)
   }
   const output = await node(`
@@ -63,7 +70,13 @@ test('its publishing, its handler and its poll function work together', async ()
 })
 
 test('its two commands are the ones that package.json has', async () => {
-  const scripts = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')).scripts as Record<string, string>
-  expect(blocks(readme, 'sh').map((text) => text.trim())).toEqual(['npm ci && npm start', 'npm ci && npm test'])
+  const scripts = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')).scripts as Record<
+    string,
+    string
+  >
+  expect(blocks(readme, 'sh').map((text) => text.trim())).toEqual([
+    'npm ci && npm start',
+    'npm ci && npm test',
+  ])
   expect(Object.keys(scripts)).toEqual(expect.arrayContaining(['start', 'test']))
 })

@@ -5,6 +5,7 @@ export default defineConfig({
     include: ['{src,functions,tests}/**/*.test.ts'],
     globalSetup: './tests/support/global-setup.ts',
     pool: 'forks',
+    maxWorkers: 4, // most of the time goes by in servers and child processes
     testTimeout: 20_000,
     hookTimeout: 60_000,
   },

@@ -22,7 +22,7 @@ export function writeTable(
 }
 
 /** The same as lines, the titles first. */
-export function tableLines(
+function tableLines(
   terminal: Terminal,
   columns: ReadonlyArray<Column>,
   rows: ReadonlyArray<ReadonlyArray<string>>,
