@@ -89,7 +89,16 @@ describe.skipIf(!binDirectory && !mustRun)(
       const bus = startBus(old, handlersWith(false))
       await sleep(700)
       await withSession(old.url, (sql) => publishDelayed(sql, bus))
-      await sleep(300)
+      await withSession(old.url, async (sql) => {
+        // on a busy machine it takes longer until the bus has seen everything that a dump should hold
+        for (
+          let state = await countState(sql);
+          state.dead === 0 || state.unhandled <= 50;
+          state = await countState(sql)
+        ) {
+          await sleep(100)
+        }
+      })
       await run(old, 'pg_dump', ['--dbname', old.url, '--file', join(folder, 'dump.sql')])
       movedAt = bus.clock()
       await bus.abandon()
