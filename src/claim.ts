@@ -117,6 +117,16 @@ export async function claimAlone(sql: Sql, limits: ClaimLimits): Promise<Work | 
   }
 }
 
+/** When there will be something to do if nothing is published; null when nothing waits. */
+export async function nextDue(sql: Sql): Promise<Date | null> {
+  try {
+    const [row] = await sql<{ at: Date | null }[]>`select loopless.next_due() as at`
+    return row?.at ?? null
+  } catch (error) {
+    throw databaseError(error)
+  }
+}
+
 /**
  * Gives back, uncharged, what is still held under a token: after a fault, when nobody knows whether the statement was
  * carried out. Says nothing when the database cannot be reached; the lease ends by itself then.

@@ -1,5 +1,5 @@
 import { announceHandled, announcePolled } from './channels.ts'
-import { type ClaimLimits, claim, claimAlone, release, type Work } from './claim.ts'
+import { type ClaimLimits, claim, claimAlone, nextDue, release, type Work } from './claim.ts'
 import type { Sql } from './db/client.ts'
 import { type Durations, learn } from './durations.ts'
 import { InvalidOptionError } from './errors.ts'
@@ -64,7 +64,10 @@ export async function poll(now: Date, options: PollOptions): Promise<PollReport>
   step.report.nextDueAt = work.nextDueAt
   try {
     await finish(step, work)
-    if (work.aloneWaiting) await pollAlone(step)
+    if (work.aloneWaiting) {
+      await pollAlone(step)
+      step.report.nextDueAt = await nextDue(options.sql)
+    }
   } finally {
     if (step.report.claimed > 0) announcePolled(now, step.report)
   }

@@ -26,6 +26,8 @@ comment on type loopless.claimed is
 
 -- Events of the window (a, b) after position (px, pid), through position (tx, tid), in order, n at most. First the
 -- transactions that were open at a and had ended by b, each by a probe; then the range from xmax(a) on.
+-- One bound at each end of a scan: beside a second one, be it wider, an index scan begins or ends where the wider one
+-- says, and reads all the positions between (300,000 that are not wanted: 1,100 pages instead of 3).
 -- A function without settings and with its names looked up already: the planner takes it into the query that uses it,
 -- which pins the plan. A migration that adds a column to loopless.event must create it again.
 create function loopless.window_events(a pg_snapshot, b pg_snapshot, px xid8, pid bigint, tx xid8, tid bigint, n integer)
@@ -36,7 +38,9 @@ begin atomic
     (
       select e.* from pg_snapshot_xip(a) x cross join lateral (
         select e.* from loopless.event e
-        where e.xid = x and (e.xid, e.id) > (px, pid) and (e.xid, e.id) <= (tx, tid)
+        where e.xid = x
+          and e.id > case when x = px then pid else 0 end
+          and e.id <= case when x = tx then tid else 9223372036854775807 end
         order by e.xid, e.id limit n
       ) e
       where px < pg_snapshot_xmax(a) and x >= px and x <= tx and pg_visible_in_snapshot(x, b)
@@ -48,8 +52,10 @@ begin atomic
       where (e.xid, e.id) > (
           case when px < pg_snapshot_xmax(a) then pg_snapshot_xmax(a) else px end,
           case when px < pg_snapshot_xmax(a) then 0 else pid end)
-        and (e.xid, e.id) <= (tx, tid)
-        and e.xid < pg_snapshot_xmax(b) and pg_visible_in_snapshot(e.xid, b)
+        and (e.xid, e.id) <= (
+          case when tx < pg_snapshot_xmax(b) then tx else pg_snapshot_xmax(b) end,
+          case when tx < pg_snapshot_xmax(b) then tid else 0 end)
+        and pg_visible_in_snapshot(e.xid, b)
       order by e.xid, e.id limit n
     )
   ) w
@@ -402,7 +408,7 @@ comment on function loopless.read_deliveries(bigint[], boolean) is 'Deliveries w
 -- When there will be something to do if nothing is published: the first due time or end of a lease, but for what
 -- the asking poll itself has just leased.
 create function loopless.next_due(own uuid default null) returns timestamptz
-language sql stable
+language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select least(
