@@ -60,6 +60,7 @@ create table loopless.batch (
   split_from bigint,
   lease uuid,
   leased_until timestamptz not null,
+  leases_from timestamptz not null default '-infinity',
   from_snapshot pg_snapshot not null,
   to_snapshot pg_snapshot not null,
   after_xid xid8 not null,
@@ -73,7 +74,10 @@ create table loopless.batch (
   constraint batch_size_valid check (size >= 0),
   constraint batch_claimed_when_leased check (lease is null or claimed_at is not null)
 );
-create index batch_open_idx on loopless.batch (leased_until) where settled_at is null;
+create index batch_open_idx on loopless.batch (leased_until) where settled_at is null and lease is null;
+-- While a session holds an old snapshot, nothing leaves this index: what was settled since then stands at its low
+-- end. So a claim looks no lower than leases_from of the newest row.
+create index batch_leased_idx on loopless.batch (leased_until) where settled_at is null and lease is not null;
 -- The head of the log is the newest row here; parts split from a batch do not move it.
 create index batch_head_idx on loopless.batch (id) where split_from is null;
 comment on table loopless.batch is 'Slices of the log, one row each. Open: no lease, not settled. Leased: a lease, not settled. Settled: settled_at set.';
@@ -81,6 +85,7 @@ comment on column loopless.batch.id is 'Ascending; may be handed out twice aroun
 comment on column loopless.batch.split_from is 'The batch whose unstarted part this is; null for a slice cut from the log.';
 comment on column loopless.batch.lease is 'Random token of the poll that holds it, or held it last.';
 comment on column loopless.batch.leased_until is 'End of the lease; an open batch is free from then on.';
+comment on column loopless.batch.leases_from is 'In the newest slice of the log: no batch is leased until an earlier time than this.';
 comment on column loopless.batch.from_snapshot is 'The window: events visible in to_snapshot and not in from_snapshot.';
 comment on column loopless.batch.to_snapshot is 'End of the window; the next window begins here.';
 comment on column loopless.batch.after_xid is 'The slice begins after position (after_xid, after_id).';

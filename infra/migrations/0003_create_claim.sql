@@ -120,6 +120,26 @@ end $$;
 comment on function loopless.rebase(timestamptz) is
   'Starts the log anew in this cluster: what is not provably claimed becomes a delivery due now. Done by the first claim after a restore; call it by hand after a switch-over. Returns the number of deliveries made.';
 
+-- What waits, by when it is due: looks at the top of an index.
+create view loopless.agenda as
+select
+  (select b.leased_until from loopless.batch b where b.settled_at is null and b.lease is null order by b.leased_until limit 1) as open_at,
+  (
+    select b.leased_until from loopless.batch b
+    where b.settled_at is null and b.lease is not null
+      and b.leased_until >= (select h.leases_from from loopless.batch h where h.split_from is null order by h.id desc limit 1)
+    order by b.leased_until limit 1
+  ) as batch_at,
+  (select d.due_at from loopless.delivery d where d.lease is null and not d.alone order by d.due_at, d.id limit 1) as due_at,
+  (select d.due_at from loopless.delivery d where d.lease is null and d.alone order by d.due_at, d.id limit 1) as alone_at,
+  (select d.due_at from loopless.delivery d where d.lease is not null order by d.due_at, d.id limit 1) as leased_at;
+comment on view loopless.agenda is 'When the first of each kind is due, one row; null when there is none.';
+comment on column loopless.agenda.open_at is 'A batch that was given back: since when it has been free.';
+comment on column loopless.agenda.batch_at is 'A batch that is leased: end of its lease.';
+comment on column loopless.agenda.due_at is 'A delivery that is free.';
+comment on column loopless.agenda.alone_at is 'A delivery that must run alone and is free.';
+comment on column loopless.agenda.leased_at is 'A delivery that is leased: end of its lease.';
+
 -- Turns batches whose poller died into deliveries that run alone, one a time. Returns the number of events.
 create function loopless.recover(at timestamptz) returns integer
 language plpgsql volatile
@@ -132,7 +152,8 @@ declare
 begin
   for dead in
     select b.* from loopless.batch b
-    where b.settled_at is null and b.leased_until <= at and b.lease is not null
+    where b.settled_at is null and b.lease is not null and b.leased_until <= at
+      and b.leased_until >= (select h.leases_from from loopless.batch h where h.split_from is null order by h.id desc limit 1)
     order by b.leased_until limit 4 for update skip locked
   loop
     insert into loopless.delivery (event_xid, event_id, reason, due_at, alone)
@@ -192,19 +213,6 @@ end $$;
 comment on function loopless.check_poller(timestamptz, text) is
   'Refuses an isolation level that would lose events and a poller whose handlers are not the registered ones; notices another cluster.';
 
--- What waits, by when it is due: four looks at the top of an index.
-create view loopless.agenda as
-select
-  (select b.leased_until from loopless.batch b where b.settled_at is null order by b.leased_until limit 1) as batch_at,
-  (select d.due_at from loopless.delivery d where d.lease is null and not d.alone order by d.due_at, d.id limit 1) as due_at,
-  (select d.due_at from loopless.delivery d where d.lease is null and d.alone order by d.due_at, d.id limit 1) as alone_at,
-  (select d.due_at from loopless.delivery d where d.lease is not null order by d.due_at, d.id limit 1) as leased_at;
-comment on view loopless.agenda is 'When the first of each kind is due, one row; null when there is none.';
-comment on column loopless.agenda.batch_at is 'A batch: end of its lease, or since when it has been open.';
-comment on column loopless.agenda.due_at is 'A delivery that is free.';
-comment on column loopless.agenda.alone_at is 'A delivery that must run alone and is free.';
-comment on column loopless.agenda.leased_at is 'A delivery that is leased: end of its lease.';
-
 -- Milliseconds since 1970, as a Date counts them: cut off, but for what the conversion itself loses.
 create function loopless.epoch_ms(at timestamptz) returns bigint
 language sql stable
@@ -231,9 +239,11 @@ comment on function loopless.count_within(loopless.batch, integer, bigint) is
 -- Leases the next part of the log: the rest of an earlier batch that somebody gave back, or else a new slice.
 -- No batch id when there is none. Advanced, with nothing to run: the slice holds only events that wait as deliveries,
 -- or the log began anew; there may be more behind it.
+-- leases_from: no batch is leased until an earlier time, this one included.
 -- The log is read once, unless a payload is larger than its share of max_bytes: then sums tell how many fit.
 create function loopless.claim_batch(
-  at timestamptz, token uuid, until timestamptz, max_events integer, max_bytes bigint, has_open boolean
+  at timestamptz, token uuid, until timestamptz, max_events integer, max_bytes bigint,
+  has_open boolean, leases_from timestamptz
 ) returns loopless.claimed
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -323,6 +333,9 @@ begin
   else
     select string_agg(loopless.epoch_ms(t.at)::text, ',') into claimed.published from unnest(times) t (at);
   end if;
+  if is_open and head.leases_from > until then
+    update loopless.batch b set leases_from = until where b.id = head.id;
+  end if;
   if is_open and taken = part.size then
     update loopless.batch b
     set lease = token, leased_until = until, claimed_at = at, settled_at = case when runnable = 0 then at end
@@ -334,15 +347,15 @@ begin
     update loopless.batch b set after_xid = xids[taken], after_id = ids[taken], size = b.size - taken where b.id = part.id;
   end if;
   insert into loopless.batch as b (
-    split_from, lease, leased_until, from_snapshot, to_snapshot,
+    split_from, lease, leased_until, leases_from, from_snapshot, to_snapshot,
     after_xid, after_id, through_xid, through_id, high_id, size, claimed_at, settled_at)
   values (
-    case when is_open then coalesce(part.split_from, part.id) end, token, until, part.from_snapshot, part.to_snapshot,
+    case when is_open then coalesce(part.split_from, part.id) end, token, until, claim_batch.leases_from, part.from_snapshot, part.to_snapshot,
     part.after_xid, part.after_id, xids[taken], ids[taken], part.high_id, taken, at, case when runnable = 0 then at end)
   returning b.id into claimed.batch_id;
   return claimed;
 end $$;
-comment on function loopless.claim_batch(timestamptz, uuid, timestamptz, integer, bigint, boolean) is
+comment on function loopless.claim_batch(timestamptz, uuid, timestamptz, integer, bigint, boolean, timestamptz) is
   'Leases the next part of the log.';
 
 -- Leases deliveries that are due, in the order of their events: at most so many, and so many bytes, but one at least.
@@ -412,11 +425,15 @@ language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select least(
-    (select d.due_at from loopless.delivery d where d.lease is null and not d.alone order by d.due_at, d.id limit 1),
-    (select d.due_at from loopless.delivery d where d.lease is null and d.alone order by d.due_at, d.id limit 1),
+    a.open_at, a.due_at, a.alone_at,
     (select d.due_at from loopless.delivery d where d.lease is not null and d.lease is distinct from own order by d.due_at, d.id limit 1),
-    (select b.leased_until from loopless.batch b where b.settled_at is null and b.lease is distinct from own order by b.leased_until limit 1)
+    (
+      select b.leased_until from loopless.batch b
+      where b.settled_at is null and b.lease is not null and b.lease is distinct from own and b.leased_until >= a.batch_at
+      order by b.leased_until limit 1
+    )
   )
+  from loopless.agenda a
 $$;
 comment on function loopless.next_due(uuid) is 'The earliest due time of a delivery or end of a lease, without those of one lease; null when nothing waits.';
 
@@ -450,7 +467,7 @@ begin
     perform loopless.check_poller(at, handler_set);
   end if;
   for turn in 1..2 loop
-    select s.handler_set, s.cluster, a.batch_at, a.due_at, a.alone_at, a.leased_at into seen
+    select s.handler_set, s.cluster, a.open_at, a.batch_at, a.due_at, a.alone_at, a.leased_at into seen
     from loopless.bus s, loopless.agenda a;
     exit when seen.cluster = current_setting('loopless.cluster', true)
       and coalesce(seen.handler_set, claim.handler_set) is not distinct from claim.handler_set;
@@ -460,7 +477,8 @@ begin
   if seen.batch_at <= at or seen.leased_at <= at then
     repaired := loopless.recover(at);
   end if;
-  claimed := loopless.claim_batch(at, token, until, max_events, max_bytes, coalesce(seen.batch_at <= at, false));
+  claimed := loopless.claim_batch(
+    at, token, until, max_events, max_bytes, coalesce(seen.open_at <= at, false), least(seen.batch_at, until));
   if seen.due_at <= at then
     if claimed.ids is null or claimed.advanced then
       leased := loopless.claim_due(at, token, until, greatest(max_events, max_deliveries), max_bytes);
@@ -471,7 +489,7 @@ begin
 
   claimed.repaired := repaired;
   claimed.alone := coalesce(repaired > 0 or seen.alone_at <= at or seen.leased_at <= at, false);
-  claimed.next_due_at := least(seen.batch_at, seen.due_at, seen.alone_at, seen.leased_at);
+  claimed.next_due_at := least(seen.open_at, seen.batch_at, seen.due_at, seen.alone_at, seen.leased_at);
   if claimed.next_due_at <= at then
     claimed.next_due_at := loopless.next_due(token); -- this claim may have changed it
   end if;
