@@ -2,7 +2,7 @@ import { type Durations, expectedMs } from './durations.ts'
 import type { NamedHandler } from './handler-set.ts'
 import { perform, performBatch, type Scope } from './perform.ts'
 import type { Plan } from './plan.ts'
-import type { Run } from './run.ts'
+import type { Call, Run } from './run.ts'
 
 /**
  * Runs the handlers that need no transaction: those of single events in order, several at once, then batch handlers.
@@ -32,16 +32,20 @@ async function handleSingles(
   durations: Durations,
   concurrency: number,
 ): Promise<number> {
-  const running = new Map<NamedHandler, number>()
+  const running = new Map<NamedHandler, number>() // of those that have a limit of their own
   let inFlight = 0
   let wake: (() => void) | null = null
-  const ended = (run: Run): void => {
-    inFlight--
-    running.set(run.handler, (running.get(run.handler) ?? 1) - 1)
+  const count = (handler: NamedHandler, by: number): void => {
+    inFlight += by
+    if (handler.concurrency !== Infinity) running.set(handler, (running.get(handler) ?? 0) + by)
+  }
+  const ended = (call: Call): void => {
+    count(call.handler, -1)
     wake?.()
   }
   const isFull = (handler: NamedHandler): boolean =>
-    inFlight >= concurrency || (running.get(handler) ?? 0) >= handler.concurrency
+    inFlight >= concurrency ||
+    (handler.concurrency !== Infinity && (running.get(handler) ?? 0) >= handler.concurrency)
   const untilOneEnds = (): Promise<void> =>
     new Promise((resolve) => {
       wake = resolve
@@ -54,11 +58,8 @@ async function handleSingles(
       end = run.index
       break
     }
-    const pending = perform(run, scope)
-    if (pending === undefined) continue
-    inFlight++
-    running.set(run.handler, (running.get(run.handler) ?? 0) + 1)
-    void pending.then(() => ended(run))
+    count(run.handler, 1)
+    perform(run, scope, ended)
   }
   while (inFlight > 0) await untilOneEnds()
   return end

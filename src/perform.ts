@@ -1,6 +1,6 @@
 import { InvalidEventError, InvalidOptionError } from './errors.ts'
 import { type ReceivedEvent, type Validation, validatePayload } from './event.ts'
-import type { BaseContext, BatchEvent, BatchResult, HandlerContext } from './handler.ts'
+import type { BaseContext, BatchEvent, BatchResult, HandlerContext, HandlerLog } from './handler.ts'
 import { type LogSink, logFor } from './log.ts'
 import { type Call, finishCall, planCall, type Run, startCall } from './run.ts'
 import type { Watch } from './watch.ts'
@@ -13,29 +13,31 @@ export interface Scope {
 }
 
 /**
- * Checks the payload, calls the handler and waits for its outcome or the end of its time. Never rejects; undefined
- * when the outcome is there at once.
+ * Checks the payload and calls the handler. Never throws: the outcome is in the run when `ended` is called, once, as
+ * soon as it is there or the time is over. No promise of its own: with one, calling a handler that does nothing
+ * took twice as long (2026-11-24).
  * @param extra what a kind of handler gets besides: `{ tx }`
  */
-export function perform(run: Run, scope: Scope, extra?: object): Promise<void> | undefined {
+export function perform(run: Run, scope: Scope, ended: (call: Call) => void, extra?: object): void {
+  run.finished = ended
   startCall(run)
   let result: unknown
   try {
-    const checked = checkedEvent(run)
-    const call = (event: ReceivedEvent): unknown => {
-      if (run.state !== 'running') return // given up while its payload was checked
-      return run.handler.run(event as never, contextOf(run, scope, extra) as never)
-    }
-    result = isThenable(checked) ? checked.then(call) : call(checked)
+    result = callHandler(run, scope, extra)
   } catch (error) {
     finishCall(run, 'failed', error)
-    return undefined
+    return
   }
-  if (!isThenable(result)) {
-    finishCall(run, 'succeeded')
-    return undefined
-  }
-  return untilEnded(run, scope.watch, result)
+  if (isThenable(result)) awaitOutcome(run, scope.watch, result)
+  else finishCall(run, 'succeeded')
+}
+
+function callHandler(run: Run, scope: Scope, extra: object | undefined): unknown {
+  const call = (event: ReceivedEvent): unknown =>
+    run.handler.run(event as never, contextOf(run, scope, extra) as never)
+  const checked = checkedEvent(run)
+  if (!(checked instanceof Promise)) return call(checked)
+  return checked.then((event) => (run.state === 'running' ? call(event) : undefined)) // else given up meanwhile
 }
 
 /** Calls a batch handler with the events of all its runs; each run gets an outcome of its own. Never rejects. */
@@ -104,16 +106,21 @@ function misfit(run: Run, issues: InvalidEventError['issues']): InvalidEventErro
 /** Waits for a call's result or the end of its time, and records which. Never rejects. */
 export function untilEnded(call: Call, watch: Watch, result: PromiseLike<unknown>): Promise<void> {
   return new Promise((resolve) => {
-    call.finished = () => {
-      watch.remove(call)
-      resolve()
-    }
-    watch.add(call)
-    Promise.resolve(result).then(
-      () => finishCall(call, 'succeeded'),
-      (error: unknown) => finishCall(call, 'failed', error),
-    )
+    call.finished = () => resolve()
+    awaitOutcome(call, watch, result)
   })
+}
+
+function awaitOutcome(call: Call, watch: Watch, result: PromiseLike<unknown>): void {
+  watch.add(call)
+  const end = (state: 'succeeded' | 'failed', error?: unknown): void => {
+    watch.remove(call)
+    finishCall(call, state, error)
+  }
+  Promise.resolve(result).then(
+    () => end('succeeded'),
+    (error: unknown) => end('failed', error),
+  )
 }
 
 function distribute(runs: ReadonlyArray<Run>, call: Call, result: unknown): void {
@@ -161,45 +168,69 @@ function signalOf(call: Call): AbortSignal {
   return call.abort.signal
 }
 
-// Getters: a signal costs more than calling a handler that does not look at it.
-function contextOf(run: Run, scope: Scope, extra?: object): HandlerContext {
-  const context = {
-    attempt: run.attempt,
-    now: scope.now,
-    headers: run.item.event.headers,
-    get idempotencyKey() {
-      return idempotencyKeyOf(run)
-    },
-    get signal() {
-      return signalOf(run)
-    },
-    get log() {
-      return logFor(scope.log, {
-        handler: run.handler.name,
-        event: run.item.event.name,
-        eventId: run.item.event.id,
-        attempt: run.attempt,
-      })
-    },
+// Classes, with getters: a signal or a log costs more than calling a handler that does not look at it, and getters
+// in an object literal are made anew for each call (2026-11-24: 0.7 us an event, of 9 in all).
+
+class EventContext implements HandlerContext {
+  readonly attempt: number
+  readonly now: Date
+  readonly headers: Readonly<Record<string, string>>
+  readonly idempotencyKey: string
+  readonly #run: Run
+  readonly #sink: LogSink
+
+  constructor(run: Run, scope: Scope) {
+    this.attempt = run.attempt
+    this.now = scope.now
+    this.headers = run.item.event.headers
+    this.idempotencyKey = idempotencyKeyOf(run)
+    this.#run = run
+    this.#sink = scope.log
   }
-  return extra === undefined ? context : withExtra(context, extra)
+
+  get signal(): AbortSignal {
+    return signalOf(this.#run)
+  }
+
+  get log(): HandlerLog {
+    const { handler, item, attempt } = this.#run
+    return logFor(this.#sink, {
+      handler: handler.name,
+      event: item.event.name,
+      eventId: item.event.id,
+      attempt,
+    })
+  }
 }
 
-function batchContext(call: Call, scope: Scope, extra?: object): BaseContext {
-  const context = {
-    now: scope.now,
-    get signal() {
-      return signalOf(call)
-    },
-    get log() {
-      return logFor(scope.log, { handler: call.handler.name })
-    },
+class BatchContext implements BaseContext {
+  readonly now: Date
+  readonly #call: Call
+  readonly #sink: LogSink
+
+  constructor(call: Call, scope: Scope) {
+    this.now = scope.now
+    this.#call = call
+    this.#sink = scope.log
   }
-  return extra === undefined ? context : withExtra(context, extra)
+
+  get signal(): AbortSignal {
+    return signalOf(this.#call)
+  }
+
+  get log(): HandlerLog {
+    return logFor(this.#sink, { handler: this.#call.handler.name })
+  }
 }
 
-function withExtra<Context extends object>(context: Context, extra: object): Context {
-  return Object.defineProperties(context, Object.getOwnPropertyDescriptors(extra))
+function contextOf(run: Run, scope: Scope, extra: object | undefined): HandlerContext {
+  const context = new EventContext(run, scope)
+  return extra === undefined ? context : Object.assign(context, extra)
+}
+
+function batchContext(call: Call, scope: Scope, extra: object | undefined): BaseContext {
+  const context = new BatchContext(call, scope)
+  return extra === undefined ? context : Object.assign(context, extra)
 }
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {

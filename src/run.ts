@@ -15,7 +15,7 @@ export interface Call {
   /** Made when the handler first asks for its signal. */
   abort: AbortController | null
   /** Called once, at the outcome. */
-  finished: (() => void) | null
+  finished: ((call: Call) => void) | null
 }
 
 /** One handler for one event; the call of a batch handler spans several. */
@@ -70,7 +70,7 @@ export function finishCall(call: Call, state: 'succeeded' | 'failed', error?: un
   call.state = state
   call.error = error
   call.endedMs = performance.now()
-  call.finished?.()
+  call.finished?.(call)
 }
 
 /** Puts a run back to planned, for a group that is run again. */

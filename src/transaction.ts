@@ -149,7 +149,7 @@ async function runUnit(session: Sql, unit: Unit, { scope }: GroupOptions): Promi
   const guard = guardTransaction(session, first.handler.name)
   const extra = { tx: guard.tx }
   if (first.handler.batch) await performBatch(unit, scope, extra)
-  else await perform(first, scope, extra)
+  else await new Promise((ended) => perform(first, scope, ended, extra))
   guard.end()
   if (!hasFailed(unit) && !guard.isSound()) await probe(session, unit, first, guard, scope)
   if (hasFailed(unit)) await guard.cancel()
