@@ -3,8 +3,12 @@
 import { startVitest } from 'vitest/node'
 
 process.env['TORTURE_SECONDS'] = process.argv[2] ?? '60'
-await startVitest('test', ['tests/claim-torture', 'tests/server-crash', 'tests/model'], {
-  config: 'tests/vitest.config.ts',
-  run: true,
-  fileParallelism: false,
-})
+await startVitest(
+  'test',
+  ['tests/claim-torture', 'tests/server-crash', 'tests/model', 'tests/database-faults'],
+  {
+    config: 'tests/vitest.config.ts',
+    run: true,
+    fileParallelism: false,
+  },
+)

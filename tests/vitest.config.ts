@@ -6,7 +6,7 @@ export default defineConfig({
     globalSetup: './tests/support/global-setup.ts',
     pool: 'forks',
     maxWorkers: 4, // most of the time goes by in servers and child processes
-    testTimeout: 20_000,
+    testTimeout: 60_000,
     hookTimeout: 60_000,
   },
 })
