@@ -1,18 +1,23 @@
-import { afterAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import {
+  type ConnectOptions,
   connect,
+  DatabaseError,
   defineEvent,
   defineHandler,
   defineHandlers,
   LooplessError,
+  migrate,
   type OutgoingEvent,
   type PollReport,
   poll,
   publishMany,
   type Sql,
+  type TransactionSql,
 } from '../src/index.ts'
 import { testDatabase } from './support/database.ts'
 import { type ProxyMessage, startProxy, type Verdict } from './support/proxy.ts'
+import { startServer } from './support/server.ts'
 import { tortureSeconds } from './support/torture.ts'
 
 const { url, sql } = await testDatabase()
@@ -126,6 +131,7 @@ test.for<[string, number, ReadonlyArray<OutgoingEvent>]>([
   ],
 ])(
   'loses and repeats nothing when its connection is lost at any message of a poll with %s',
+  { timeout: 300_000 },
   async ([, step, events]) => {
     const outcomes = { ended: 0, refused: 0 }
     for (let round = 0; round < (tortureSeconds ? ways.length : 1); round++) {
@@ -153,8 +159,262 @@ test.for<[string, number, ReadonlyArray<OutgoingEvent>]>([
     expect(outcomes.refused).toBeGreaterThan(20)
     if (tortureSeconds) console.log(outcomes)
   },
-  300_000,
 )
+
+/** A poller of its own for a test. */
+function open(options?: ConnectOptions): Sql {
+  const client = connect(url, options)
+  onTestFinished(() => client.end({ timeout: 1 }))
+  return client
+}
+
+/** Polls with one transactional handler, tried again after a second, beside one that always succeeds. */
+function pollWith(
+  client: Sql,
+  run: (tx: TransactionSql, eventId: string) => Promise<unknown>,
+  now: Date = at(0),
+): Promise<PollReport> {
+  const set = defineHandlers({
+    beside: defineHandler(plain, options, () => {}),
+    transactional: defineHandler(
+      transactional,
+      { ...options, transactional: true },
+      async ({ id }, { tx }) => {
+        await tx`insert into effect (event_id) values (${id})`
+        await run(tx, id)
+      },
+    ),
+  })
+  return within(15_000, poll(now, { sql: client, handlers: set, log: () => {} }))
+}
+
+const nothingLeft = { attempts: [], open: 0, deliveries: 0, dead: 0 }
+const nothing = async (): Promise<void> => {}
+
+test.for([true, false])(
+  'survives that its session is ended in a handler (which notices: %s)',
+  async (isNoticed) => {
+    const ids = await publishMany(sql, [transactional({ fails: false }), transactional({ fails: false })])
+    const client = open()
+    const refused = pollWith(client, async (tx, eventId) => {
+      if (eventId !== ids[0]) return
+      const [session] = await tx<{ pid: number }[]>`select pg_backend_pid() as pid`
+      await sql`select pg_terminate_backend(${session?.pid ?? 0}, 1000)`
+      if (isNoticed) await tx`select 1`
+    })
+    await expect(refused).rejects.toBeInstanceOf(DatabaseError)
+    expect(await found()).toMatchObject({ effects: [], attempts: [] })
+    expect(await pollWith(client, nothing)).toMatchObject({ claimed: 2, succeeded: 2 })
+    expect(await found()).toEqual({ ...nothingLeft, effects: ids })
+  },
+)
+
+test('goes on after the server was restarted between two polls, and says when there is none', async () => {
+  const server = await startServer()
+  onTestFinished(() => server.destroy())
+  const client = connect(server.url)
+  onTestFinished(() => client.end({ timeout: 1 }))
+  await migrate(client)
+  await client`create table effect (event_id bigint not null)`
+  const publishOne = (): Promise<string[]> => publishMany(client, [transactional({ fails: false })])
+  await publishOne()
+  expect(await pollWith(client, nothing)).toMatchObject({ succeeded: 1 })
+  await publishOne()
+  await server.stop()
+  await expect(pollWith(client, nothing)).rejects.toMatchObject({ name: 'DatabaseError' })
+  await expect(pollWith(client, nothing)).rejects.toMatchObject({
+    name: 'DatabaseError',
+    sqlState: 'ECONNREFUSED',
+  })
+  await server.start()
+  expect(await pollWith(client, nothing)).toMatchObject({ succeeded: 1, repaired: 0 })
+  expect(await client`select count(*)::int as effects from effect`).toEqual([{ effects: 2 }])
+}, 60_000)
+
+describe('on a server that has become read-only', () => {
+  const readOnly = { name: 'DatabaseError', sqlState: '25006' }
+
+  test('claims nothing and says why', async () => {
+    await publishMany(sql, [plain({ fails: false })])
+    const client = open()
+    await client`set default_transaction_read_only = on`
+    await expect(pollWith(client, nothing)).rejects.toMatchObject(readOnly)
+    await client`set default_transaction_read_only = off`
+    expect(await pollWith(client, nothing)).toMatchObject({ claimed: 1, succeeded: 1, repaired: 0 })
+  })
+
+  test.for([
+    ['a plain', plain],
+    ['a transactional', transactional],
+  ] as const)('settles nothing of %s handler, which runs again', async ([, define]) => {
+    const [id = ''] = await publishMany(sql, [define({ fails: false })])
+    const client = open()
+    const failOver = async (): Promise<void> => {
+      await client`set default_transaction_read_only = on`
+    }
+    const set = defineHandlers({
+      plain: defineHandler(plain, {}, failOver),
+      transactional: defineHandler(transactional, { transactional: true }, async (_event, { tx }) => {
+        await tx`insert into effect (event_id) values (${id})`
+        await tx`set transaction read only` // what the server says from now on
+      }),
+    })
+    const refused = within(15_000, poll(at(0), { sql: client, handlers: set, log: () => {} }))
+    await expect(refused).rejects.toMatchObject(readOnly)
+    await client`set default_transaction_read_only = off`
+    expect(await pollWith(client, nothing, at(leaseSeconds))).toMatchObject({ claimed: 1, succeeded: 1 })
+    expect(await found()).toEqual({ ...nothingLeft, effects: define === plain ? [] : [id] })
+  })
+})
+
+describe('a statement that takes too long', () => {
+  test("in a handler is that handler's failure", async () => {
+    const [slow = '', quick = ''] = await publishMany(sql, [
+      transactional({ fails: false }),
+      transactional({ fails: false }),
+    ])
+    const report = await pollWith(open(), async (tx, eventId) => {
+      if (eventId !== slow) return
+      await tx`set local statement_timeout = 20`
+      await tx`select pg_sleep(10)`
+    })
+    expect(report).toMatchObject({ succeeded: 1, retried: 1 })
+    expect(await found()).toMatchObject({
+      effects: [quick],
+      attempts: [`${slow} 1 PostgresError`],
+      deliveries: 1,
+    })
+  })
+
+  test('in a claim fails the poll, and nothing was claimed', async () => {
+    await publishMany(sql, [plain({ fails: false })])
+    const client = open({ statementTimeoutMs: 100 })
+    await sql.begin(async (tx) => {
+      await tx`select pg_advisory_xact_lock(1280262992, 1)`
+      await expect(pollWith(client, nothing)).rejects.toMatchObject({
+        name: 'DatabaseError',
+        sqlState: '57014',
+      })
+    })
+    expect(await pollWith(client, nothing)).toMatchObject({ claimed: 1, succeeded: 1, repaired: 0 })
+  })
+
+  test('in the settlement fails the poll, and the events run again', async () => {
+    const [id = ''] = await publishMany(sql, [plain({ fails: false })])
+    const client = open({ statementTimeoutMs: 100 })
+    const locked = Promise.withResolvers<void>()
+    const unlock = Promise.withResolvers<void>()
+    const locking = Promise.withResolvers<Promise<unknown>>()
+    const set = defineHandlers({
+      plain: defineHandler(plain, {}, async () => {
+        const holder = sql.begin(async (tx) => {
+          await tx`select 1 from loopless.batch where settled_at is null for update`
+          locked.resolve()
+          await unlock.promise
+        })
+        locking.resolve(holder)
+        await locked.promise
+      }),
+    })
+    const refused = within(15_000, poll(at(0), { sql: client, handlers: set, log: () => {} }))
+    await expect(refused).rejects.toMatchObject({ name: 'DatabaseError', sqlState: '57014' })
+    unlock.resolve()
+    await await locking.promise
+    expect(await pollWith(client, nothing, at(leaseSeconds))).toMatchObject({
+      claimed: 1,
+      succeeded: 1,
+      repaired: 1,
+    })
+    expect(await found()).toEqual({ ...nothingLeft, effects: [] })
+    expect(id).not.toBe('')
+  })
+})
+
+test('runs a handler again whose transaction was the victim of a deadlock', async () => {
+  await sql`create table account (id integer primary key)`
+  await sql`insert into account (id) values (1), (2)`
+  const ids = await publishMany(sql, [transactional({ fails: false }), transactional({ fails: false })])
+  let runs = 0
+  let other: Promise<unknown> = Promise.resolve()
+  const report = await pollWith(open(), async (tx, eventId) => {
+    if (eventId !== ids[1] || runs++ > 0) return
+    const lock = (by: Sql | TransactionSql, id: number) =>
+      by`select 1 from account where id = ${id} for update`
+    await tx`set local deadlock_timeout = '100ms'` // the other session's is a second: this one is the victim
+    await lock(tx, 1)
+    const isWaiting = Promise.withResolvers<void>()
+    other = sql.begin(async (theirs) => {
+      await lock(theirs, 2)
+      const waiting = lock(theirs, 1).execute()
+      isWaiting.resolve()
+      await waiting
+    })
+    await isWaiting.promise
+    await lock(tx, 2)
+  })
+  await other
+  expect(report).toMatchObject({ succeeded: 2, retried: 0 })
+  expect(runs).toBe(2)
+  expect(await found()).toEqual({ ...nothingLeft, effects: ids })
+})
+
+test.for([1, 2])(
+  'runs a handler again after a serialization failure, once (failures: %i)',
+  async (failures) => {
+    const [id = '', beside = ''] = await publishMany(sql, [
+      transactional({ fails: false }),
+      transactional({ fails: false }),
+    ])
+    let runs = 0
+    const report = await pollWith(open(), async (tx, eventId) => {
+      if (eventId !== id || runs++ >= failures) return
+      await tx`do $$ begin raise exception 'as told' using errcode = 'serialization_failure'; end $$`
+    })
+    expect(runs).toBe(2)
+    const isCharged = failures > 1
+    expect(report).toMatchObject({ succeeded: isCharged ? 1 : 2, retried: isCharged ? 1 : 0 })
+    expect(await found()).toMatchObject({
+      effects: isCharged ? [beside] : [id, beside],
+      attempts: isCharged ? [`${id} 1 PostgresError`] : [],
+    })
+  },
+)
+
+test("keeps no lock for long: the limits of a poller's session", async () => {
+  const [settings] = await open()`
+    select
+      current_setting('statement_timeout') as "statement",
+      current_setting('idle_in_transaction_session_timeout') as "idleInTransaction",
+      current_setting('tcp_keepalives_idle') as "keepalivesIdle",
+      current_setting('tcp_keepalives_interval') as "keepalivesInterval",
+      current_setting('tcp_keepalives_count') as "keepalivesCount"`
+  expect(settings).toEqual({
+    statement: '1min',
+    idleInTransaction: '30s',
+    keepalivesIdle: '10',
+    keepalivesInterval: '5',
+    keepalivesCount: '3',
+  })
+})
+
+test('is not held up by events that somebody removed by hand', async () => {
+  const client = open()
+  const claim = (seconds: number) => sql`
+    select batch_id from loopless.claim(${at(seconds)}, gen_random_uuid(), ${at(seconds + 1)}, 100, 1000000, 100, null)`
+  // one that runs alone, one that is due, and a part that was given back
+  await publishMany(sql, [plain({ fails: false })])
+  await claim(0)
+  await claim(1)
+  await publishMany(sql, [plain({ fails: false })], { dueAt: at(0) })
+  await publishMany(sql, [plain({ fails: false })])
+  const signal = AbortSignal.abort()
+  expect(await poll(at(2), { sql: client, handlers, signal, log: () => {} })).toMatchObject({ released: 2 })
+  expect(await found()).toMatchObject({ open: 1, deliveries: 2 })
+  await sql`delete from loopless.event`
+  const [id = ''] = await publishMany(sql, [transactional({ fails: false })])
+  await pollRest(client)
+  expect(await found()).toEqual({ ...nothingLeft, effects: [id] })
+})
 
 async function found(): Promise<unknown> {
   const [row] = await sql`

@@ -30,6 +30,8 @@ export function connect(url: string, options: ConnectOptions = {}): Sql {
     max: options.max ?? 1,
     prepare: options.prepare ?? true,
     connect_timeout: options.connectTimeoutSeconds ?? 10,
+    // the driver's own goes up to 20 s, past the end of a poll that waits for it
+    backoff: (attempt) => (0.5 + Math.random() / 2) * Math.min(3 ** attempt / 100, 1),
     keep_alive: 10,
     onnotice: () => {},
     connection: {
