@@ -287,7 +287,15 @@ describe('a statement that fails', () => {
       calls.push(n)
       await tx`set local deadlock_timeout = '10ms'`
       await tx`select from parent where n = 2 for update`
-      if (calls.length === 1) blocked = other`select from parent where n = 2 for update`.execute()
+      if (calls.length === 1) {
+        blocked = other`select from parent where n = 2 for update`.execute()
+        await expect
+          .poll(
+            () =>
+              sql`select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`,
+          )
+          .toHaveLength(1)
+      }
       await tx`select from parent where n = 1 for update`
     })
     const polled = bus.poll({ h })
