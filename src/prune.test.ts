@@ -165,6 +165,17 @@ describe('prune', () => {
     expect(await sql`select key from loopless.dedupe_key`).toEqual([{ key: 'second' }])
   })
 
+  it('removes failed wakes after attemptDays', async () => {
+    const { prune } = await emptyBus(database)
+    await sql`
+      insert into loopless.wake_failure (failed_at, error_code, error_message)
+      values (${start}, 'XX000', 'first'), (${day(1)}, 'XX000', 'second')`
+    expect(await prune(day(30.5))).toMatchObject({ wakeFailures: 1 })
+    expect(await sql`select error_message as message from loopless.wake_failure`).toEqual([
+      { message: 'second' },
+    ])
+  })
+
   it('leaves a dead letter to the transaction that redrives it', async () => {
     const { publish, poll, prune, fail, events, handled } = await emptyBus(database)
     const id = await publish()

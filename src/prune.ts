@@ -8,7 +8,7 @@ const dayMs = 86_400_000
 export interface PruneSettings {
   /** Settled events and batches: days since they were settled, published and due. 0 or more, default 7. */
   readonly eventDays?: number
-  /** Failed attempts: days since they ended. 0 or more, default 30. */
+  /** Failed attempts, and failed wakes: days since they ended. 0 or more, default 30. */
   readonly attemptDays?: number
   /** Dead letters: days since they died. 0 or more, default 30. */
   readonly deadLetterDays?: number
@@ -25,6 +25,7 @@ export interface PruneReport {
   readonly attempts: number
   readonly deadLetters: number
   readonly dedupeKeys: number
+  readonly wakeFailures: number
   /** False when the signal stopped it: more may be left. */
   readonly isComplete: boolean
 }
@@ -56,6 +57,7 @@ export async function prune(sql: Sql, now: Date, settings: PruneSettings = {}): 
       batches: await repeat(signal, batchChunks(sql, eventCutoff, chunk)),
       events: await repeat(signal, eventChunks(sql, eventCutoff, chunk)),
       dedupeKeys: await repeat(signal, () => pruneDedupeKeys(sql, now, chunk)),
+      wakeFailures: await repeat(signal, () => pruneWakeFailures(sql, attemptCutoff, chunk)),
       isComplete: signal?.aborted !== true,
     }
   } catch (error) {
@@ -89,6 +91,13 @@ async function pruneDeadLetters(sql: Sql, cutoff: Date, chunk: number): Promise<
 async function pruneDedupeKeys(sql: Sql, now: Date, chunk: number): Promise<Step> {
   const [row] = await sql<{ removed: number }[]>`
     select loopless.prune_dedupe_keys(${now}, ${chunk}) as removed`
+  const removed = row?.removed ?? 0
+  return { removed, isLast: removed < chunk }
+}
+
+async function pruneWakeFailures(sql: Sql, cutoff: Date, chunk: number): Promise<Step> {
+  const [row] = await sql<{ removed: number }[]>`
+    select loopless.prune_wake_failures(${cutoff}, ${chunk}) as removed`
   const removed = row?.removed ?? 0
   return { removed, isLast: removed < chunk }
 }

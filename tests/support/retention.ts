@@ -20,6 +20,7 @@ export const nothing: PruneReport = {
   attempts: 0,
   deadLetters: 0,
   dedupeKeys: 0,
+  wakeFailures: 0,
   isComplete: true,
 }
 
