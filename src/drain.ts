@@ -8,6 +8,8 @@ export interface DrainOptions extends Omit<PollOptions, 'durations'> {
   readonly clock: () => Date
   /** On the same clock: the drain has ended by then. */
   readonly deadline: Date
+  /** Called after each poll, and waited for. */
+  readonly onPoll?: () => Promise<void>
 }
 
 export interface DrainReport extends PollReport {
@@ -32,12 +34,12 @@ const firstClaim = 50
  * @throws as `poll`, but for LeaseLostError, which is counted
  */
 export async function drain(options: DrainOptions): Promise<DrainReport> {
-  const { clock, deadline, signal, ...pollOptions } = options
+  const { clock, deadline, signal, onPoll, ...pollOptions } = options
   if (!(deadline instanceof Date) || Number.isNaN(deadline.getTime())) {
     throw new InvalidOptionError(`Expected deadline to be a valid Date, got ${String(deadline)}.`)
   }
   const limits = resolveLimits(options.limits)
-  const report: DrainReport = { ...emptyReport(), polls: 0, leasesLost: 0, drained: false }
+  const report = emptyDrainReport()
   const durations = new Map<string, number>()
   const reserveMs = Math.min(settleReserveMs, (deadline.getTime() - clock().getTime()) / 5)
   let events = Math.min(firstClaim, limits.events)
@@ -62,12 +64,17 @@ export async function drain(options: DrainOptions): Promise<DrainReport> {
     report.polls++
     addReport(report, one)
     events = nextClaim(events, limits.events, performance.now() - beganMs)
+    await onPoll?.()
     report.drained = one.claimed === 0 && !isDue(one.nextDueAt, now)
     const isOutOfTime = one.released > 0 && (one.released === one.claimed || seconds < limits.seconds)
     const isElsewhere = one.claimed + one.repaired === 0 // what is due is in the hands of another poller
     if (report.drained || isOutOfTime || isElsewhere) return report
   }
   return report
+}
+
+export function emptyDrainReport(): DrainReport {
+  return { ...emptyReport(), polls: 0, leasesLost: 0, drained: false }
 }
 
 function nextClaim(events: number, most: number, tookMs: number): number {

@@ -13,10 +13,13 @@ import recordActivity from '../functions/handlers/record-activity.ts'
 import { mendedMarker } from '../infra/local/mend-driver.mjs'
 import { defineHandlers, register } from '../src/index.ts'
 import { exampleDatabase, webhooks } from './support/examples.ts'
+import { lambdaApi } from './support/lambda-api.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const outdir = `.esbuild/functions-${randomUUID()}`
 const { url, sql, publish } = await exampleDatabase()
+
+const lambda = await lambdaApi()
 
 type Answer = Record<string, unknown>
 type LambdaFunction = (event: object, context: { getRemainingTimeInMillis(): number }) => Promise<Answer>
@@ -28,7 +31,13 @@ beforeAll(async () => {
     KEEP_EVENT_DAYS: '7',
     KEEP_ATTEMPT_DAYS: '30',
     KEEP_DEAD_LETTER_DAYS: '30',
+    LINGER_MS: '0',
+    MAX_POLLERS: '2',
     AWS_LAMBDA_FUNCTION_NAME: 'loopless-test',
+    AWS_REGION: 'eu-central-1',
+    AWS_ACCESS_KEY_ID: 'a',
+    AWS_SECRET_ACCESS_KEY: 'a',
+    AWS_ENDPOINT_URL_LAMBDA: lambda.url,
   })
   await buildFunctions({ outdir })
   for (const method of ['log', 'info', 'warn'] as const) vi.spyOn(console, method).mockReturnValue()
@@ -131,6 +140,63 @@ describe('poll', () => {
   })
 })
 
+describe('wake', () => {
+  it('handles what was published, and goes idle', async () => {
+    await publish('github.ping', {})
+    expect(await invoke('wake', { loopless: 'wake' })).toMatchObject({
+      ended: 'idle',
+      claimed: 1,
+      helpers: 0,
+    })
+  })
+
+  it('invokes itself, asynchronously, to go on where its time ends', async () => {
+    const open = await sql.reserve()
+    await open`select loopless.set_wake(clock_timestamp(), 'a-function')`
+    await open`begin`
+    await open`select loopless.publish('github.ping', '{}')`
+    lambda.requests.length = 0
+    expect(await invoke('wake', { loopless: 'wake' }, 300)).toMatchObject({ ended: 'continued' })
+    expect(lambda.requests).toEqual([
+      {
+        path: '/2015-03-31/functions/loopless-test/invocations',
+        type: 'Event',
+        payload: { loopless: 'continue' },
+      },
+    ])
+    await open`commit`
+    open.release()
+    expect(await invoke('wake', { loopless: 'continue' })).toMatchObject({ ended: 'idle', claimed: 1 })
+  })
+
+  it.each([429, 500])('leaves the rest to the next wake when Lambda answers %i', async (status) => {
+    const open = await sql.reserve()
+    await open`begin`
+    await open`select loopless.publish('github.ping', '{}')`
+    lambda.status = status
+    vi.mocked(console.warn).mockClear()
+    expect(await invoke('wake', { loopless: 'wake' }, 300)).toMatchObject({ ended: 'stopped' })
+    expect(console.warn).toHaveBeenCalledTimes(status === 429 ? 0 : 1)
+    lambda.status = 202
+    await open`rollback`
+    open.release()
+  })
+
+  it('only helps when that is what it is invoked for', async () => {
+    await publish('github.ping', {})
+    expect(await invoke('wake', { loopless: 'help' })).toMatchObject({ drained: true, claimed: 1 })
+  })
+
+  it.each([{}, null, 'wake', { loopless: 'sleep' }, { source: 'aws.events' }])(
+    'refuses any other payload: %o',
+    async (payload) => {
+      await expect(invoke('wake', payload as object)).rejects.toThrow(
+        /Expected the payload .* invoke the function poll/,
+      )
+    },
+  )
+})
+
 describe('maintain', () => {
   it('removes what was settled more than a week ago, and says what', async () => {
     await invoke('poll')
@@ -221,19 +287,23 @@ describe('github-webhook', () => {
 })
 
 describe('the bundles', () => {
-  it.each(['poll', 'maintain', 'github-webhook'])(
-    '%s is small, whole and has the mended driver',
-    async (name) => {
-      const text = await readFile(pathOf(name), 'utf8')
-      expect((await stat(pathOf(name))).size).toBeLessThan(100_000)
-      expect(text).toContain(mendedMarker)
-      const required = [...text.matchAll(/require\("([^"]+)"\)/g)].map(([, id = '']) =>
-        id.replace(/^node:/, ''),
-      )
-      const builtin = required.filter((id) => createRequire(import.meta.url).resolve.paths(id) === null)
-      expect(required).toEqual(builtin)
-    },
-  )
+  it.each([
+    ['poll', 100_000],
+    ['wake', 500_000], // with the AWS SDK
+    ['maintain', 100_000],
+    ['github-webhook', 100_000],
+  ])('%s is small, whole and has the mended driver', async (name, bytes) => {
+    const text = await readFile(pathOf(name), 'utf8')
+    expect((await stat(pathOf(name))).size).toBeLessThan(bytes)
+    expect(text).toContain(mendedMarker)
+    const required = [...text.matchAll(/require\("([^"]+)"\)/g)].map(([, id = '']) =>
+      id.replace(/^node:/, ''),
+    )
+    // the SDK does without this one where it is not there
+    const needed = required.filter((id) => id !== '@aws-sdk/signature-v4-crt')
+    const builtin = needed.filter((id) => createRequire(import.meta.url).resolve.paths(id) === null)
+    expect(needed).toEqual(builtin)
+  })
 
   it('keep the names of error classes', async () => {
     expect(await readFile(pathOf('poll'), 'utf8')).toMatch(/"LeaseLostError"/)

@@ -36,7 +36,7 @@ describe('serverless package', { timeout: 60_000 }, () => {
 
   it('packs each function alone, and its settings', async () => {
     await serverless(['package', '--stage', 'production', '--package', target], production)
-    for (const name of ['poll', 'maintain', 'github-webhook']) {
+    for (const name of ['poll', 'wake', 'maintain', 'github-webhook']) {
       const zip = await readFile(join(root, target, `${name}.zip`))
       expect(namesIn(zip)).toEqual([`dist/functions/${name}.cjs`, `dist/functions/${name}.cjs.map`])
     }
@@ -51,6 +51,14 @@ describe('serverless package', { timeout: 60_000 }, () => {
     })
     expect(template.Resources.PollEventsRuleSchedule1.Properties.ScheduleExpression).toBe('rate(1 minute)')
     expect(template.Resources.PollLambdaEvConf.Properties).toMatchObject({ MaximumRetryAttempts: 0 })
+    expect(template.Resources.WakeLambdaFunction.Properties).toMatchObject({
+      ReservedConcurrentExecutions: 4,
+      RecursiveLoop: 'Allow',
+    })
+    expect(template.Resources.WakeLambdaEvConf.Properties).toMatchObject({
+      MaximumRetryAttempts: 0,
+      MaximumEventAgeInSeconds: 60,
+    })
   })
 
   it('refuses a stage that is not given its database and its secret', async () => {

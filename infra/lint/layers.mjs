@@ -4,7 +4,7 @@
  * The stages in the order of the flow; each may import those before it. What is not named here (event, handler,
  * errors, db and what a stage is made of) lies below them all.
  */
-const stages = ['backoff', 'recover', 'claim', 'handle', 'settle', 'poll', 'idle', 'drain']
+const stages = ['backoff', 'recover', 'claim', 'handle', 'settle', 'poll', 'idle', 'drain', 'attend']
 
 /** @param {string[]} names */
 const sourceOf = (names) => `^src/(${names.join('|')})\\.ts$`
@@ -13,7 +13,8 @@ const sourceOf = (names) => `^src/(${names.join('|')})\\.ts$`
 const stageRules = stages.slice(0, -1).map((stage, place) => ({
   name: `${stage}-imports-no-later-stage`,
   severity: 'error',
-  comment: 'The flow reads one way: drain → poll → recover, claim, handle, settle; settle → backoff.',
+  comment:
+    'The flow reads one way: attend → drain → poll → recover, claim, handle, settle; settle → backoff.',
   from: { path: sourceOf([stage]) },
   to: {
     path: sourceOf(stages.slice(place + 1)),

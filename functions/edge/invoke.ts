@@ -1,0 +1,31 @@
+import { InvokeCommand, LambdaClient, TooManyRequestsException } from '@aws-sdk/client-lambda'
+import type { PollerPurpose } from '../../src/index.ts'
+import { setting } from './environment.ts'
+
+/** Made with the first invocation; one attempt each: an invocation is a hint, the table is the truth. */
+let client: LambdaClient | undefined
+
+/**
+ * Invokes this function once more, asynchronously. That as many run already as may is normal, and is not logged.
+ * @throws what Lambda answered: nobody is on the way
+ */
+export async function invokeSelf(purpose: PollerPurpose): Promise<void> {
+  client ??= new LambdaClient({
+    maxAttempts: 1,
+    requestHandler: { connectionTimeout: 1_000, requestTimeout: 3_000 },
+  })
+  try {
+    await client.send(
+      new InvokeCommand({
+        FunctionName: setting('AWS_LAMBDA_FUNCTION_NAME'),
+        InvocationType: 'Event',
+        Payload: JSON.stringify({ loopless: purpose }),
+      }),
+    )
+  } catch (error) {
+    if (!(error instanceof TooManyRequestsException)) {
+      console.warn(JSON.stringify({ level: 'warn', message: `Invoking a poller failed: ${error}`, purpose }))
+    }
+    throw error
+  }
+}
