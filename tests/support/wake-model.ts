@@ -38,7 +38,7 @@ export interface WakeState {
 }
 
 /** What each can do next, in every order: the successors of a state. */
-export function wakeSteps(state: WakeState, leftOut: LeftOut | null): WakeState[] {
+function wakeSteps(state: WakeState, leftOut: LeftOut | null): WakeState[] {
   return [
     ...state.publishers.flatMap((publisher, index) => publisherStep(state, publisher, index, leftOut)),
     ...state.pollers.flatMap((poller, index) => pollerStep(state, poller, index, leftOut)),
