@@ -5,7 +5,7 @@ import { startVitest } from 'vitest/node'
 process.env['TORTURE_SECONDS'] = process.argv[2] ?? '60'
 await startVitest(
   'test',
-  ['tests/claim-torture', 'tests/server-crash', 'tests/model', 'tests/database-faults'],
+  ['tests/claim-torture', 'tests/server-crash', 'tests/model', 'tests/database-faults', 'tests/wake-torture'],
   {
     config: 'tests/vitest.config.ts',
     run: true,

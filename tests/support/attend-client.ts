@@ -1,0 +1,66 @@
+// The wake function in a process of its own, for tests that end it: it attends whenever it is told to.
+
+import {
+  attend,
+  connect,
+  defineEvent,
+  defineHandler,
+  defineHandlers,
+  drain,
+  type PollerPurpose,
+} from '../../src/index.ts'
+
+/** What the test asks for: an invocation with so much time. */
+export interface AttendRequest {
+  readonly purpose: PollerPurpose | 'wake'
+  readonly ms: number
+}
+
+/** What it tells the test. */
+export type AttendMessage =
+  | { readonly invoke: PollerPurpose }
+  | { readonly ended: string; readonly handledAt: ReadonlyArray<readonly [id: string, atMs: number]> }
+
+const [, , url = ''] = process.argv
+const sql = connect(url, { applicationName: 'attend-client', connectTimeoutSeconds: 2 })
+const tell = (message: AttendMessage): Promise<void> =>
+  new Promise((resolve) => process.send?.(message, undefined, {}, () => resolve()))
+
+let handledAt: [string, number][] = []
+const handlers = defineHandlers({
+  effect: defineHandler(
+    defineEvent('wake.published'),
+    { transactional: true, maxAttempts: 60_000, baseDelaySeconds: 0, jitter: 0 },
+    async ({ id }, { tx }) => {
+      handledAt.push([id, Date.now()])
+      await tx`insert into effect (event_id) values (${id})`
+    },
+  ),
+})
+
+async function run({ purpose, ms }: AttendRequest): Promise<string> {
+  const options = {
+    sql,
+    handlers,
+    clock: () => new Date(),
+    deadline: new Date(Date.now() + ms),
+    limits: { leaseMarginSeconds: 0.5 },
+    log: () => {},
+  }
+  if (purpose === 'help') return (await drain(options)).drained ? 'drained' : 'left'
+  const report = await attend({
+    ...options,
+    lingerMs: 0,
+    maxPollers: 3,
+    helperBacklog: 20,
+    invoke: (next) => tell({ invoke: next }),
+  })
+  return report.ended
+}
+
+process.on('message', async (request: AttendRequest) => {
+  handledAt = []
+  const ended = await run(request).catch((error: unknown) => `failed: ${error}`)
+  await tell({ ended, handledAt })
+})
+process.on('disconnect', () => process.exit())

@@ -1,0 +1,119 @@
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import type { AttendMessage, AttendRequest } from './attend-client.ts'
+import type { Random } from './random.ts'
+
+/** Lambda as far as the wake function needs it: environments are processes, kept warm, each for one invocation at a time. */
+export interface LambdaProcesses {
+  /** Takes asynchronous invocations, as Lambda's API does. */
+  readonly url: string
+  readonly counts: { invocations: number; throttled: number; killed: number; endings: Record<string, number> }
+  /** When each event was handled. */
+  readonly handledAt: ReadonlyMap<string, number>
+  /** Begins an invocation; false: as many run as may. */
+  invoke(purpose: AttendRequest['purpose']): boolean
+  /** Kills one that is at work; false: none is. */
+  killOne(random: Random): boolean
+  /** Resolves when none is at work. */
+  quiet(): Promise<void>
+  close(): Promise<void>
+}
+
+export interface LambdaProcessesOptions {
+  readonly databaseUrl: string
+  /** Invocations at once. */
+  readonly concurrency: number
+  /** That each may take. */
+  readonly ms: number
+}
+
+export async function startLambdaProcesses(options: LambdaProcessesOptions): Promise<LambdaProcesses> {
+  const { databaseUrl, concurrency, ms } = options
+  const busy = new Set<ChildProcess>()
+  const warm: ChildProcess[] = []
+  const counts: LambdaProcesses['counts'] = { invocations: 0, throttled: 0, killed: 0, endings: {} }
+  const handledAt = new Map<string, number>()
+  let wakeQuiet: () => void = () => {}
+  let isClosed = false
+
+  const settle = (child: ChildProcess): void => {
+    busy.delete(child)
+    if (busy.size === 0) wakeQuiet()
+  }
+  const start = (): ChildProcess => {
+    const program = fileURLToPath(new URL('attend-client.ts', import.meta.url))
+    const child = fork(program, [databaseUrl], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    child.on('message', (message: AttendMessage) => {
+      if ('invoke' in message) {
+        invoke(message.invoke)
+        return
+      }
+      const ended = message.ended.startsWith('failed') ? 'failed' : message.ended
+      counts.endings[ended] = (counts.endings[ended] ?? 0) + 1
+      for (const [id, atMs] of message.handledAt) handledAt.set(id, atMs)
+      warm.push(child)
+      settle(child)
+    })
+    child.once('exit', () => {
+      const place = warm.indexOf(child)
+      if (place >= 0) warm.splice(place, 1)
+      settle(child)
+    })
+    return child
+  }
+  const invoke = (purpose: AttendRequest['purpose']): boolean => {
+    if (isClosed) return false
+    if (busy.size >= concurrency) {
+      counts.throttled++
+      return false
+    }
+    counts.invocations++
+    const child = warm.pop() ?? start()
+    busy.add(child)
+    child.send({ purpose, ms } satisfies AttendRequest)
+    return true
+  }
+
+  const server = createServer(async (request, response) => {
+    const { loopless } = JSON.parse(await text(request)) as { loopless: AttendRequest['purpose'] }
+    response.statusCode = invoke(loopless) ? 202 : 429
+    response.end()
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    counts,
+    handledAt,
+    invoke,
+    killOne(random) {
+      const child = [...busy][random.whole(0, Math.max(0, busy.size - 1))]
+      if (child === undefined) return false
+      counts.killed++
+      return child.kill('SIGKILL')
+    },
+    async quiet() {
+      while (busy.size > 0) {
+        await new Promise<void>((resolve) => {
+          wakeQuiet = resolve
+        })
+      }
+    },
+    async close() {
+      isClosed = true
+      const all = [...busy, ...warm]
+      await Promise.all(
+        all.map(async (child) => {
+          const exit = once(child, 'exit')
+          child.kill('SIGKILL')
+          await exit
+        }),
+      )
+      server.close()
+    },
+  }
+}
