@@ -85,6 +85,7 @@ declare
   connect_timeout text := current_setting('aws_lambda.connect_timeout_ms', true);
   request_timeout text := current_setting('aws_lambda.request_timeout_ms', true);
   status integer;
+  detail text;
 begin
   if current_setting('loopless.woken', true) = 'on' then
     return;
@@ -95,7 +96,11 @@ begin
   end if;
   perform set_config('loopless.woken', 'on', true);
   perform nextval('loopless.wake_count');
-  if to_regprocedure('aws_lambda.invokes_at_commit()') is null then
+  -- Asked of the catalog: to look the function up by its name needs a right on the schema, and fails without it.
+  if not exists (
+    select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'aws_lambda' and p.proname = 'invokes_at_commit'
+  ) then
     perform loopless.mark_awake(5000);
   end if;
   begin
@@ -113,8 +118,9 @@ begin
       values (clock_timestamp(), 'STATUS', format('Expected Lambda to answer 202 to an asynchronous invocation, got %s.', coalesce(status::text, 'nothing')));
     end if;
   exception when others then
+    get stacked diagnostics detail = pg_exception_detail; -- where the extension has what Lambda said
     insert into loopless.wake_failure (failed_at, error_code, error_message)
-    values (clock_timestamp(), sqlstate, left(sqlerrm, 8192));
+    values (clock_timestamp(), sqlstate, left(concat_ws(': ', sqlerrm, nullif(detail, '')), 8192));
   end;
   if connect_timeout is not null then -- the publisher's own invocations, if any, keep theirs
     perform set_config('aws_lambda.connect_timeout_ms', connect_timeout, true);
