@@ -71,6 +71,34 @@ end $$;
 comment on function loopless.begin_waking() is
   'True when nobody was awake: the caller is to invoke a poller, and the mark says so for 5 s.';
 
+-- Asks Lambda, for no longer than the target says; returns the status that it answered, 202 when it takes the wake.
+create function loopless.invoke_target(target loopless.wake_target) returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  connect_timeout text := current_setting('aws_lambda.connect_timeout_ms', true);
+  request_timeout text := current_setting('aws_lambda.request_timeout_ms', true);
+  status integer;
+begin
+  begin
+    perform set_config('aws_lambda.connect_timeout_ms', target.timeout_ms::text, true);
+    perform set_config('aws_lambda.request_timeout_ms', target.timeout_ms::text, true);
+  exception when others then
+    null; -- not allowed here: then those of the server hold
+  end;
+  execute
+    'select i.status_code from aws_lambda.invoke(aws_commons.create_lambda_function_arn($1, $2), $3, ''Event'') i'
+    into status using target.function_arn, target.region, json '{"loopless":"wake"}';
+  if connect_timeout is not null then -- the publisher's own invocations, if any, keep theirs
+    perform set_config('aws_lambda.connect_timeout_ms', connect_timeout, true);
+    perform set_config('aws_lambda.request_timeout_ms', request_timeout, true);
+  end if;
+  return status;
+end $$;
+comment on function loopless.invoke_target(loopless.wake_target) is
+  'Asks Lambda to run the target; returns the status that it answered.';
+
 -- Invokes the target, once a transaction. The mark goes ahead first, for 5 s: publishers right behind do not invoke
 -- again, and when the invocation is lost, or fails, the next publisher after that repeats it.
 -- A stand-in for aws_lambda that sends at the commit says so by having a function aws_lambda.invokes_at_commit(): a
@@ -82,8 +110,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   target loopless.wake_target;
-  connect_timeout text := current_setting('aws_lambda.connect_timeout_ms', true);
-  request_timeout text := current_setting('aws_lambda.request_timeout_ms', true);
   status integer;
   detail text;
 begin
@@ -104,15 +130,7 @@ begin
     perform loopless.mark_awake(5000);
   end if;
   begin
-    perform set_config('aws_lambda.connect_timeout_ms', target.timeout_ms::text, true);
-    perform set_config('aws_lambda.request_timeout_ms', target.timeout_ms::text, true);
-  exception when others then
-    null; -- not allowed here: then those of the server hold
-  end;
-  begin
-    execute
-      'select i.status_code from aws_lambda.invoke(aws_commons.create_lambda_function_arn($1, $2), $3, ''Event'') i'
-      into status using target.function_arn, target.region, json '{"loopless":"wake"}';
+    status := loopless.invoke_target(target);
     if status is distinct from 202 then
       insert into loopless.wake_failure (failed_at, error_code, error_message)
       values (clock_timestamp(), 'STATUS', format('Expected Lambda to answer 202 to an asynchronous invocation, got %s.', coalesce(status::text, 'nothing')));
@@ -122,13 +140,26 @@ begin
     insert into loopless.wake_failure (failed_at, error_code, error_message)
     values (clock_timestamp(), sqlstate, left(concat_ws(': ', sqlerrm, nullif(detail, '')), 8192));
   end;
-  if connect_timeout is not null then -- the publisher's own invocations, if any, keep theirs
-    perform set_config('aws_lambda.connect_timeout_ms', connect_timeout, true);
-    perform set_config('aws_lambda.request_timeout_ms', request_timeout, true);
-  end if;
 end $$;
 comment on function loopless.send_wake() is
   'Invokes the target, once a transaction; what fails is recorded.';
+
+-- For loopless wake test: invokes the target whoever is awake, with the rights by which a publish does.
+create function loopless.test_wake() returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  target loopless.wake_target;
+begin
+  select t.* into target from loopless.wake_target t where t.only_row;
+  if not found then
+    return null;
+  end if;
+  return loopless.invoke_target(target);
+end $$;
+comment on function loopless.test_wake() is
+  'Invokes the target now and returns the status that Lambda answered; null: no target is set.';
 
 -- The publisher's part of the handshake, after each statement that publishes. Each publish pays for it. So it makes do
 -- without a query, which plpgsql can when all it needs is the value of a function (2026-11-25: 4 us a statement; with
