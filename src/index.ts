@@ -24,6 +24,8 @@ export { defineHandler, isHandler } from './handler.ts'
 export type { HandlerSet, NamedHandler } from './handler-set.ts'
 export { defineHandlers } from './handler-set.ts'
 export { register } from './register.ts'
+export type { WakeTarget } from './wake-target.ts'
+export { setWake, unsetWake } from './wake-target.ts'
 
 export type { Limits } from './limits.ts'
 export type { LogLevel, LogSink } from './log.ts'

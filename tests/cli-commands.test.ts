@@ -48,6 +48,10 @@ describe('help', () => {
     'dead show',
     'dead redrive',
     'why',
+    'wake',
+    'wake set',
+    'wake off',
+    'wake test',
   ])('of "%s" has examples and fits 80 columns', async (command) => {
     const { code, out, err } = await loopless(...command.split(' ').filter(Boolean), '--help')
     expect({ code, err }).toEqual({ code: 0, err: '' })
@@ -93,6 +97,9 @@ describe('a wrong use', () => {
     [['dead', 'list', '--limit', 'many'], 'Expected a whole number of 1–100000.'],
     [['dead', 'list', '--event', 'Order'], 'Expected an event name, or a pattern such as "order.*".'],
     [['dead', 'redrive', 'all'], 'Expected an id, a whole number.'],
+    [['wake', 'set'], "required option '--function <arn>' not specified"],
+    [['wake', 'set', '--function', 'x', '--timeout-ms', '0'], 'Expected a whole number of 1–60000.'],
+    [['wake', 'on'], "unknown command 'on'"],
     [['status', '--database-url', 'mysql://u:secret@h/d'], 'Expected --database-url to be like postgres://'],
   ])('%j answers 2 and says in one line: %s', async (argv, message) => {
     const { code, out, err } = await loopless(...argv)
@@ -142,7 +149,14 @@ describe('a database that does not answer', () => {
       'run "loopless migrate"',
     ],
   ])('gives one clear line: %s', async (_, databaseUrl, message) => {
-    for (const argv of [['status'], ['why', '1'], ['dead', 'list'], ['publish', 'order.placed', '{}']]) {
+    for (const argv of [
+      ['status'],
+      ['why', '1'],
+      ['dead', 'list'],
+      ['publish', 'order.placed', '{}'],
+      ['wake', 'test'],
+      ['wake', 'off'],
+    ]) {
       const { code, out, err } = await commandLine(databaseUrl)(...argv)
       expect({ code, out }).toEqual({ code: 1, out: '' })
       expect(err).toContain(message)

@@ -288,7 +288,9 @@ describe('a publish whose wake fails', () => {
       await sql`select loopless.set_wake(now(), ${arn}, timeout_ms => 50)`
       await publish()
       expect(await events()).toBe(1)
-      expect(await failures()).toEqual([{ code: '39000', message: expect.stringMatching(/timed out|timeout/i) }])
+      expect(await failures()).toEqual([
+        { code: '39000', message: expect.stringMatching(/timed out|timeout/i) },
+      ])
     })
 
     it('goes on when nothing is there', async () => {

@@ -2,6 +2,7 @@ import type { Sql, TransactionSql } from '../db/client.ts'
 import { type Backlog, countBacklog } from './backlog.ts'
 import type { Counted, CountsByName, EventStatus } from './counted.ts'
 import { countDead, countDeliveries, type DeliveryCounts } from './delivery-counts.ts'
+import { readWakeStatus, type WakeStatus } from './wake-status.ts'
 
 /** Batches of one state, and the events in them. */
 export interface BatchCount {
@@ -31,6 +32,7 @@ export interface BusStatus {
     readonly at: Date
     readonly handlers: ReadonlyArray<{ readonly name: string; readonly pattern: string }>
   } | null
+  readonly wake: WakeStatus
   /** The database came from another cluster and no poll has run here yet: the backlog is not known. */
   readonly isMoved: boolean
 }
@@ -53,6 +55,7 @@ export async function readStatus(sql: Sql, now: Date): Promise<BusStatus> {
       dead: dead.counted,
       events: byName([backlog.names, deliveries.names, dead.names]),
       registered: await readRegistered(tx),
+      wake: await readWakeStatus(tx),
       isMoved: await isMoved(tx),
     }
   })

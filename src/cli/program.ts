@@ -9,6 +9,7 @@ import { registerCommand } from './register.ts'
 import { statusCommand } from './status.ts'
 import type { Terminal } from './terminal.ts'
 import { readVersion } from './version.ts'
+import { wakeCommand } from './wake.ts'
 import { whyCommand } from './why.ts'
 
 const about = `
@@ -52,6 +53,7 @@ function programFor(terminal: Terminal): Command {
     statusCommand,
     deadCommand,
     whyCommand,
+    wakeCommand,
   ]) {
     program.addCommand(make(terminal))
   }

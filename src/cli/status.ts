@@ -6,6 +6,7 @@ import { count, countOf } from './plain-text.ts'
 import { writeFacts, writeTable } from './table.ts'
 import { type Terminal, writeJson } from './terminal.ts'
 import { instant, relative } from './time-text.ts'
+import type { WakeFailure } from './wake-status.ts'
 
 const mostNames = 25
 
@@ -21,6 +22,7 @@ export function statusCommand(terminal: Terminal): Command {
       `
 Backlog: events that no poll has claimed yet. Due, later: deliveries, which are
 the exceptions: delayed, to be tried again, given back. Dead: given up.
+Wakes sent: invocations that publishes asked for, whatever became of them.
 
 Examples:
   $ loopless status
@@ -35,7 +37,8 @@ Examples:
     })
 }
 
-function factsOf({ backlog, batches, deliveries, dead, isMoved, now }: BusStatus): [string, string][] {
+function factsOf(status: BusStatus): [string, string][] {
+  const { backlog, batches, deliveries, dead, isMoved, now } = status
   const { leased, leasedUntil, expired, open } = batches
   const facts: [string, string | false][] = [
     ['Moved', isMoved && 'from another cluster: no count is right before the next poll here'],
@@ -49,8 +52,32 @@ function factsOf({ backlog, batches, deliveries, dead, isMoved, now }: BusStatus
     ['Due later', deliveriesOf(deliveries.later)],
     ['Next due', deliveries.nextDueAt !== null && instant(deliveries.nextDueAt, now)],
     ['Dead', dead.count === 0 ? 'none' : `${amount(dead)}: see loopless dead list`],
+    ...wakeFacts(status),
   ]
   return facts.flatMap(([label, fact]) => (fact === false ? [] : [[label, fact] as [string, string]]))
+}
+
+function wakeFacts({ wake, now }: BusStatus): [string, string | false][] {
+  const { target, awakeUntil, sent, failures, lastFailure } = wake
+  if (target === null) return [['Wake', 'off: the schedule alone polls']]
+  const isAwake = awakeUntil !== null && awakeUntil > now
+  return [
+    ['Wake', `${target.functionArn}${target.region === null ? '' : ` in ${target.region}`}`],
+    [
+      'Awake',
+      awakeUntil !== null &&
+        (isAwake ? 'a poller, or it is on its way' : 'nobody: the next publish wakes one'),
+    ],
+    ['Wakes sent', sent !== null && count(sent)],
+    ...(lastFailure === null ? [] : failureFacts(failures, lastFailure, now)),
+  ]
+}
+
+function failureFacts(failures: Counted, last: WakeFailure, now: Date): [string, string][] {
+  return [
+    ['Wakes failed', `${amount(failures)}, the last ${relative(last.at, now)}: see loopless wake test`],
+    ['', last.message],
+  ]
 }
 
 function underWay(leased: BatchCount, single: Counted): string {
