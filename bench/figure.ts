@@ -4,7 +4,7 @@ import type { BenchServer } from './server.ts'
 export interface Figure {
   readonly what: string
   readonly value: number
-  readonly unit: 'events/s' | 'B' | 'KB' | 'ms'
+  readonly unit: 'events/s' | 'B' | 'KB' | 'ms' | ''
   /** The same done by hand in the same run; null when there is nothing to compare with. */
   readonly peer: number | null
   /** Median of the ratios of the runs, this against the peer. */

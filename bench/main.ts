@@ -6,6 +6,7 @@ import { type Benchmark, type Figure, isReached } from './figure.ts'
 import { publishing } from './publish.ts'
 import { startBenchServer } from './server.ts'
 import { transactional } from './transactional.ts'
+import { waking } from './wake.ts'
 
 const benchmarks: Record<string, Benchmark> = {
   publish: publishing,
@@ -13,6 +14,7 @@ const benchmarks: Record<string, Benchmark> = {
   transactional,
   held: heldSnapshot,
   backlog,
+  wake: waking,
   bundle: bundling,
 }
 
@@ -55,11 +57,12 @@ function line(figure: Figure): string {
     target === null ? '' : target.atLeast === undefined ? `≤ ${target.atMost}` : `≥ ${target.atLeast}`
   const reached = isReached(figure)
   const verdict = reached === null ? '' : reached ? '✓' : '✗ not reached'
-  const measured = `${format(value)} ${unit === 'events/s' ? '/s' : unit}`
+  const measured = `${format(value)} ${unit === 'events/s' ? '/s' : unit}`.trimEnd()
   const hand = peer === null ? '' : `${format(peer)} /s`
   return `${what.padEnd(70)}${measured.padStart(12)}${hand.padStart(12)}${(ratio?.toFixed(2) ?? '').padStart(7)}  ${bound} ${verdict}`.trimEnd()
 }
 
 function format(value: number): string {
+  if (Number.isInteger(value) && value < 100) return String(value)
   return value >= 100 ? Math.round(value).toLocaleString('en-US') : value.toFixed(1)
 }

@@ -1,11 +1,14 @@
-// A poller process of the transactional benchmark: drains when told to, and says how much it did.
+// A poller process of a benchmark: drains when told to, and says how much it did. Arguments: the database, and `idle`
+// for handlers that do nothing instead of inserting a row.
 import { connect } from '../src/index.ts'
-import { drainLog, insertingHandlers } from './log.ts'
+import { drainLog, idleHandlers, insertingHandlers } from './log.ts'
 
-const sql = connect(process.argv[2] ?? '', { statementTimeoutMs: 0 })
+const [, , url = '', kind] = process.argv
+const sql = connect(url, { statementTimeoutMs: 0 })
+const handlers = kind === 'idle' ? idleHandlers : insertingHandlers
 await sql`select 1`
 process.on('message', async () => {
-  process.send?.(await drainLog(sql, insertingHandlers, 500))
+  process.send?.(await drainLog(sql, handlers, 500))
 })
 process.on('disconnect', () => process.exit())
 process.send?.('ready')

@@ -1,0 +1,86 @@
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import { connect } from '../src/index.ts'
+import { startLambdaProcesses } from '../tests/support/lambda-processes.ts'
+import { type Bench, type Figure, median, rateOf } from './figure.ts'
+import { fillLog } from './log.ts'
+
+const count = 100_000
+const numbers = [1, 2, 4]
+
+/** A long backlog drained by 1, 2 and 4 pollers: started by hand, and by hand-off through Invoke. */
+export async function pollersTogether(bench: Bench): Promise<Figure[]> {
+  return [...(await started(bench)), ...(await handedOff(bench))]
+}
+
+async function started({ server, rounds }: Bench): Promise<Figure[]> {
+  const url = await server.createDatabase('bench_pollers')
+  const sql = connect(url, { statementTimeoutMs: 0 })
+  const pollers = await Promise.all(Array.from({ length: 4 }, () => startPoller(url)))
+  const rates = new Map<number, number[]>(numbers.map((number) => [number, []]))
+  for (let round = 0; round <= rounds; round++) {
+    for (const number of numbers) {
+      await fillLog(sql, 'loopless.event', count)
+      const rate = await rateOf(async () => {
+        const drained = await Promise.all(pollers.slice(0, number).map(drainIn))
+        return drained.reduce((sum, one) => sum + one, 0)
+      })
+      if (round > 0) rates.get(number)?.push(rate) // the first round warms
+    }
+  }
+  for (const poller of pollers) poller.disconnect()
+  await sql.end()
+  return figuresOf('drain of 100,000, no-op handler', rates)
+}
+
+/** A woken poller that invokes helpers, each in a process of its own; throws unless each event was handled once. */
+async function handedOff({ server, rounds }: Bench): Promise<Figure[]> {
+  const url = await server.createDatabase('bench_handoff')
+  const sql = connect(url, { statementTimeoutMs: 0 })
+  await sql`drop table public.effect`
+  await sql`create table public.effect (event_id bigint not null)`
+  const rates = new Map<number, number[]>(numbers.map((number) => [number, []]))
+  for (const number of numbers) {
+    const lambda = await startLambdaProcesses({ databaseUrl: url, concurrency: number, ms: 5_000 })
+    for (let round = 0; round <= rounds; round++) {
+      await sql`truncate loopless.event, public.effect`
+      await sql`insert into loopless.event (name, payload) select 'wake.published', '{}' from generate_series(1, ${count / 5}::int)`
+      const rate = await rateOf(async () => {
+        lambda.invoke('wake')
+        await lambda.quiet()
+        return count / 5
+      })
+      const [handled] = await sql<{ once: boolean }[]>`
+        select count(*) = ${count / 5} and count(distinct event_id) = ${count / 5} as once from public.effect`
+      if (!handled?.once) throw new Error(`Expected each event to be handled once, by ${number} pollers.`)
+      if (round > 0) rates.get(number)?.push(rate)
+    }
+    await lambda.close()
+  }
+  await sql.end()
+  return figuresOf('hand-off of 20,000 by Invoke, transactional insert', rates)
+}
+
+function figuresOf(what: string, rates: ReadonlyMap<number, ReadonlyArray<number>>): Figure[] {
+  const one = rates.get(1) ?? []
+  return [...rates].map(([number, values]) => ({
+    what: `${what}, ${number === 1 ? '1 poller' : `${number} pollers against one`}`,
+    value: median(values),
+    unit: 'events/s',
+    peer: number === 1 ? null : median(one),
+    ratio: number === 1 ? null : median(values) / median(one),
+    target: number === 1 ? null : { atLeast: 1 },
+  }))
+}
+
+async function startPoller(url: string): Promise<ChildProcess> {
+  const poller = fork(new URL('poller.ts', import.meta.url), [url, 'idle'])
+  await once(poller, 'message')
+  return poller
+}
+
+async function drainIn(poller: ChildProcess): Promise<number> {
+  poller.send('drain')
+  const [drained] = await once(poller, 'message')
+  return Number(drained)
+}
