@@ -40,7 +40,12 @@ it('announces each outcome of a handler, of every kind', async () => {
     })),
   })
   const [first, second] = [...new Set(handled.map(({ eventId }) => eventId))]
-  const common = { eventName: 'counted', attempt: 1, durationMs: expect.any(Number) }
+  const common = {
+    eventName: 'counted',
+    attempt: 1,
+    beganMs: expect.any(Number),
+    durationMs: expect.any(Number),
+  }
   const byHandler = (one: HandledMessage, other: HandledMessage): number =>
     one.eventId.localeCompare(other.eventId) || one.handler.localeCompare(other.handler)
   expect(handled.toSorted(byHandler)).toEqual(

@@ -11,6 +11,8 @@ export interface HandledMessage {
   readonly outcome: 'succeeded' | 'failed'
   /** What the handler threw; undefined when it succeeded. */
   readonly error: unknown
+  /** performance.now() when the handler was called; null: it was not, because the payload did not fit. */
+  readonly beganMs: number | null
   readonly durationMs: number
 }
 
@@ -42,6 +44,7 @@ function messageOf(run: Run): HandledMessage {
     attempt: run.attempt,
     outcome: run.state === 'succeeded' ? 'succeeded' : 'failed',
     error: run.error,
+    beganMs: run.beganMs === 0 ? null : run.beganMs,
     durationMs: run.endedMs - run.beganMs,
   }
 }

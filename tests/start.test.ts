@@ -90,7 +90,13 @@ describe('npm start', { timeout: 120_000 }, () => {
     const lastLine = output.trimEnd().split('\n').at(-1) ?? ''
     expect(JSON.parse(lastLine)).toMatchObject({ published: 329, handled: 328, dead: 1, waiting: 0 })
     expect(JSON.parse(lastLine).retried).toBeGreaterThanOrEqual(3)
-    const lines = output.split('\n').filter((line) => !line.includes(home))
+    expect(output).toMatch(/[\d.]+ ms from commit to handler when nothing else goes on/)
+    expect(JSON.parse(lastLine).wakes).toBeGreaterThanOrEqual(1)
+    expect(JSON.parse(lastLine)).toMatchObject({
+      latencyMs: expect.any(Number),
+      busyLatencyMs: expect.any(Number),
+    })
+    const lines = output.split('\n').filter((line) => !line.includes(home) && line !== lastLine)
     expect(lines.filter((line) => line.length > 80)).toEqual([])
     expect(code).toBe(0)
     expect([...leftBehind, ...processes].map(findProcess)).toEqual([
@@ -131,6 +137,31 @@ describe('npm start with DATABASE_URL', { timeout: 120_000 }, async () => {
     expect((await first.ended).code).toBe(130)
     expect(findProcess(offline)).toBeUndefined()
     expect(await sql`select from loopless.handler`).toHaveLength(3)
+    expect(await sql`select from loopless.wake_target`).toHaveLength(0)
     await expect(readFile(join(home, 'postgres/postmaster.pid'))).rejects.toThrow('ENOENT')
+  })
+
+  it('runs the handler at once when something is published in SQL, and says how soon', async () => {
+    const { child, says, ended } = start([], { DATABASE_URL: url })
+    await says('Everything stays up')
+    const [row] = await sql`select loopless.publish('order.placed', '{}') as id`
+    await says(`order.placed (event ${row?.['id']}) handled, `)
+    child.kill('SIGINT')
+    const { code, output } = await ended
+    expect(output).toMatch(/order\.placed \(event \d+\) handled, [\d.]+ ms from publish\s+to handler/)
+    expect(code).toBe(0)
+  })
+
+  it('leaves the wakes of somebody else as they are, and polls all the same', async () => {
+    await sql`select loopless.set_wake(now(), 'shop-wake')`
+    const { code, output } = await start(['--once'], { DATABASE_URL: url }).ended
+    expect(output).toContain('Publishes wake shop-wake in this database. That is left as it is')
+    expect(JSON.parse(output.trimEnd().split('\n').at(-1) ?? '')).toMatchObject({
+      ...{ published: 329, handled: 328, waiting: 0 },
+      wakes: null,
+      latencyMs: null,
+    })
+    expect(code).toBe(0)
+    expect(await sql`select function_arn from loopless.wake_target`).toEqual([{ function_arn: 'shop-wake' }])
   })
 })

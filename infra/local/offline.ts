@@ -17,6 +17,8 @@ const pidFile = join(home, 'offline.pid')
 export interface Offline {
   /** Of the HTTP API. */
   readonly url: string
+  /** Of Lambda's Invoke. */
+  readonly lambdaUrl: string
   /** What it and the functions have written. */
   readonly logFile: string
   /** Settles when it has ended, with how. */
@@ -49,14 +51,19 @@ export async function startOffline(
   await stopLeftover()
   const [httpPort, lambdaPort] = [await portNear(3000), await portNear(3002)]
   const url = `http://${host}:${httpPort}`
+  const lambdaUrl = `http://${host}:${lambdaPort}`
   const logFile = join(home, 'offline.log')
   const options = ['--host', host, '--httpPort', String(httpPort), '--lambdaPort', String(lambdaPort)]
   const child = spawn(
     process.execPath,
-    [join(project, 'node_modules/serverless/bin/serverless.js'), 'offline', '--stage', 'local', ...options],
+    [
+      `--import=${new URL('announce-handled.ts', import.meta.url).href}`,
+      join(project, 'node_modules/serverless/bin/serverless.js'),
+      ...['offline', '--stage', 'local', ...options],
+    ],
     {
       cwd: project,
-      env: { ...process.env, NO_COLOR: '1', ...environment },
+      env: { ...process.env, NO_COLOR: '1', ...lambdaEnvironment(lambdaUrl), ...environment },
       // A group of its own: Ctrl-C reaches this process only, which stops everything in order.
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -70,12 +77,18 @@ export async function startOffline(
   writeLog(child, logFile, onLine)
   return {
     url,
+    lambdaUrl,
     logFile,
     ended,
     ready: () => becomeReady(url, ended, logFile),
-    invoke: (functionName) => invoke(`http://${host}:${lambdaPort}`, functionName),
+    invoke: (functionName) => invoke(lambdaUrl, functionName),
     stop: () => stop(child),
   }
+}
+
+/** Functions that invoke functions do it here, whatever account the user has. */
+function lambdaEnvironment(lambdaUrl: string): Record<string, string> {
+  return { AWS_ENDPOINT_URL_LAMBDA: lambdaUrl, AWS_ACCESS_KEY_ID: 'local', AWS_SECRET_ACCESS_KEY: 'local' }
 }
 
 async function becomeReady(url: string, ended: Promise<string>, logFile: string): Promise<void> {

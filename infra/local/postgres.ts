@@ -14,7 +14,11 @@ export async function localPostgres(): Promise<PostgresServer> {
       `Expected LOOPLESS_POSTGRES_PORT to be 1–65535, got ${process.env['LOOPLESS_POSTGRES_PORT']}.`,
     )
   }
-  const server = await postgresServer({ dataDirectory: join(home, 'postgres'), port })
+  const server = await postgresServer({
+    dataDirectory: join(home, 'postgres'),
+    port,
+    settings: { track_commit_timestamp: 'on' }, // to tell how soon after its commit an event was handled
+  })
   const start = async (): Promise<void> => {
     try {
       await server.start()

@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Sql } from '../../src/index.ts'
-import type { Offline } from './offline.ts'
 import { type Progress, readProgress } from './progress.ts'
 import { keepLive, paint, print, showLive } from './screen.ts'
 import { postWebhooks, type Webhook } from './webhooks.ts'
 
-const pollFunction = 'loopless-local-poll'
+const lookEveryMs = 50
+/** What is due later than that is the end of a lease, not a retry. */
+const longestPauseMs = 10_000
 const showEveryMs = 100
 /** How often a row is written where nothing can be replaced. */
 const printEveryMs = 1_000
@@ -17,75 +18,37 @@ export interface RunResult extends Progress {
   readonly seconds: number
 }
 
-/** Posts the webhooks and has them handled, showing how far it is; ends when all are settled, or time is up. */
+/** Posts the webhooks and waits until all are settled, or time is up, showing how far they are. */
 export async function runWebhooks(
   sql: Sql,
-  offline: Offline,
+  url: string,
   webhooks: ReadonlyArray<Webhook>,
+  onPublished: () => void,
 ): Promise<RunResult> {
   const ids: string[] = []
   const beganMs = performance.now()
   const secondsSince = (): number => (performance.now() - beganMs) / 1000
   // The rate is that of the busy time: then come pauses before retries.
   let busySeconds = Number.POSITIVE_INFINITY
-  const poller = pollerOf(offline)
   const display = startDisplay(sql, ids, () => Math.min(secondsSince(), busySeconds))
   try {
-    await postWebhooks(`${offline.url}/webhooks/github`, webhooks, (id) => {
+    await postWebhooks(url, webhooks, (id) => {
       ids.push(id)
-      poller.wake()
+      onPublished()
     })
     for (;;) {
-      await poller.idle()
-      busySeconds = Math.min(busySeconds, secondsSince())
       const progress = await readProgress(sql, ids)
+      const isPausing = progress.dueInMs !== null && progress.dueInMs > 0 && progress.dueInMs < longestPauseMs
+      if (isPausing || progress.waiting === 0) busySeconds = Math.min(busySeconds, secondsSince())
       if (progress.waiting === 0 || secondsSince() * 1000 > settleTimeoutMs) {
         const seconds = secondsSince()
         await display.finish()
         return { ...progress, ids, seconds }
       }
-      await sleep(Math.min(Math.max(progress.dueInMs ?? 0, 20), 1_000))
-      poller.wake()
+      await sleep(lookEveryMs)
     }
   } finally {
     display.stop()
-  }
-}
-
-interface Poller {
-  /** Has the poll function invoked, now or once more after the invocation under way. */
-  wake(): void
-  /** @throws what an invocation threw */
-  idle(): Promise<void>
-}
-
-/** What the database will do itself: invoke the poll function when something was published, one at a time. */
-function pollerOf(offline: Offline): Poller {
-  let isAwaited = false
-  let running: Promise<void> | undefined
-  let failure: unknown
-  const run = async (): Promise<void> => {
-    while (isAwaited) {
-      isAwaited = false
-      const report = (await offline.invoke(pollFunction)) as { refused?: string }
-      if (report.refused) throw new Error(`The poll function claimed nothing: ${report.refused}`)
-    }
-  }
-  return {
-    wake() {
-      isAwaited = true
-      running ??= run()
-        .catch((error: unknown) => {
-          failure = error
-        })
-        .finally(() => {
-          running = undefined
-        })
-    },
-    async idle() {
-      while (running !== undefined) await running
-      if (failure !== undefined) throw failure
-    },
   }
 }
 

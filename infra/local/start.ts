@@ -2,14 +2,18 @@
 // ends. LOOPLESS_HOME, LOOPLESS_POSTGRES_PORT and DATABASE_URL say where; see home.ts and postgres.ts.
 
 import { relative } from 'node:path'
-import { connect, type HandlerSet } from '../../src/index.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { connect, type HandlerSet, type Sql } from '../../src/index.ts'
 import { startChat } from './chat.ts'
+import { handledLog, readNextDue } from './handled.ts'
 import { owner, takeHome } from './home.ts'
+import { type Latencies, measureLatency, probeLatency } from './latency.ts'
 import { startOffline } from './offline.ts'
 import { builtHandlers, localPostgres, prepareDatabase } from './postgres.ts'
 import { type RunResult, runWebhooks } from './run.ts'
 import { paint, print, sayLast, step, wrap } from './screen.ts'
-import { printNextSteps, printSummary } from './summary.ts'
+import { printLatencies, printNextSteps, printRuns, printSummary } from './summary.ts'
+import { endWaking, prepareWaking, startPolling, startWaking, type Waking } from './waking.ts'
 import { signedWebhooks } from './webhooks.ts'
 
 const secret = process.env['GITHUB_WEBHOOK_SECRET'] || 'for this machine only'
@@ -18,7 +22,8 @@ const isOnce = process.argv.includes('--once')
 /** What was started, to be stopped in the opposite order. */
 const closers: (() => unknown)[] = []
 let isEnding = false
-let isShowingPolls = false
+const handled = handledLog()
+let waking: Waking | undefined
 
 process.on('SIGINT', () => stop(isOnce ? 130 : 0))
 process.on('SIGTERM', () => stop(143))
@@ -46,26 +51,37 @@ async function main(): Promise<void> {
   await step('Schema', () => prepareDatabase(sql, handlers), sayPrepared)
   const chat = await startChat()
   closers.push(() => chat.close())
+  const left = await step('Waking', () => prepareWaking(sql), sayWaking)
+  if (left === undefined) closers.push(() => endWaking(sql))
+  else print(paint('dim', wrap(`${left} That is left as it is: here polls are started by hand.`)))
   const environment = { DATABASE_URL: databaseUrl, GITHUB_WEBHOOK_SECRET: secret, CHAT_URL: chat.url }
-  const offline = await startOffline(environment, showPoll)
+  const offline = await startOffline(environment, hear)
   closers.push(() => offline.stop())
   await step('Serverless', offline.ready, () => `serverless-offline on ${offline.url}`)
+  const started =
+    left === undefined ? await startWaking(databaseUrl, offline, warn) : startPolling(offline, warn)
+  waking = started
+  closers.push(started.stop)
 
   const webhooks = signedWebhooks(secret)
   print()
   print(`Posting ${webhooks.length} real GitHub webhooks, signed, to ${paint('dim', '/webhooks/github')}`)
   print()
-  const result = await runWebhooks(sql, offline, webhooks)
+  const result = await runWebhooks(sql, `${offline.url}/webhooks/github`, webhooks, started.published)
+  const latencies = {
+    busy: await measureLatency(sql, handled.take()),
+    idle: started.wakes === null ? null : await probeLatency(sql, handled),
+  }
   await printSummary(sql, handlers, result, chat)
-  if (isOnce) return finish(result, webhooks.length)
+  printLatencies(latencies, started.wakes)
+  if (isOnce) return finish(result, webhooks.length, latencies)
   await printNextSteps(sql, result, process.env['DATABASE_URL'] ? undefined : databaseUrl)
   print()
   print(paint('dim', `webhooks  ${offline.url}/webhooks/github`))
   print(paint('dim', `log       ${shortPath(offline.logFile)}`))
   print()
   print(`Everything stays up; a poll runs each minute. ${paint('bold', 'Ctrl-C')} stops it.`)
-  isShowingPolls = true
-  throw new Error(await offline.ended)
+  throw new Error(await Promise.race([offline.ended, showHandled(sql)]))
 }
 
 function own(): void {
@@ -107,16 +123,35 @@ function sayPrepared(applied: ReadonlyArray<string>): string {
     : 'Schema up to date, handlers registered'
 }
 
-/** Once everything is settled: a line for each poll that found something, the schedule's or another's. */
-function showPoll(line: string): void {
-  if (!isShowingPolls || !line.includes('"Polled."')) return
-  const { claimed, succeeded, retried, dead } = JSON.parse(line) as Record<string, number>
-  if (!claimed) return
-  const time = paint('dim', new Date().toTimeString().slice(0, 8))
-  print(`${time}  poll: ${claimed} claimed, ${succeeded} succeeded, ${retried} retried, ${dead} dead`)
+function sayWaking(left: string | undefined): string {
+  return left === undefined
+    ? 'Publishing wakes a function, by a notification'
+    : 'Publishing wakes nobody here'
 }
 
-function finish({ ids, handled, retried, dead, waiting, seconds }: RunResult, posted: number): Promise<void> {
+/** Each line that the functions write: what handlers did, and when something is due before the schedule polls. */
+function hear(line: string): void {
+  handled.hear(line)
+  const due = readNextDue(line)
+  if (due !== undefined) waking?.wakeAt(due)
+}
+
+function warn(error: unknown): void {
+  if (!isEnding) print(paint('yellow', wrap(String(error))))
+}
+
+/** From now on: a line for what was handled, and how soon. */
+async function showHandled(sql: Sql): Promise<never> {
+  for (;;) {
+    await handled.some()
+    await sleep(50) // what belongs together comes within moments
+    const runs = handled.take()
+    printRuns(runs, await measureLatency(sql, runs))
+  }
+}
+
+function finish(result: RunResult, posted: number, { busy, idle }: Latencies): Promise<void> {
+  const { ids, handled, retried, dead, waiting, seconds } = result
   const counts = {
     published: ids.length,
     handled,
@@ -124,6 +159,9 @@ function finish({ ids, handled, retried, dead, waiting, seconds }: RunResult, po
     dead,
     waiting,
     seconds: Number(seconds.toFixed(1)),
+    wakes: waking?.wakes ?? null,
+    latencyMs: idle && Number(idle.p50.toFixed(1)),
+    busyLatencyMs: busy && Number(busy.p50.toFixed(1)),
   }
   print()
   process.stdout.write(`${JSON.stringify(counts)}\n`)

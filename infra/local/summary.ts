@@ -1,5 +1,7 @@
 import type { HandlerSet, Sql } from '../../src/index.ts'
 import type { Chat } from './chat.ts'
+import type { HandledRun } from './handled.ts'
+import type { Latencies, Latency } from './latency.ts'
 import { type DeadLetter, readDeadLetters, readFailures, readNames } from './progress.ts'
 import type { RunResult } from './run.ts'
 import { paint, print, table, wrap } from './screen.ts'
@@ -63,6 +65,40 @@ function explainDeadLetter({ eventId, eventName, handler, reason, message }: Dea
   }
 }
 
+/** Says how soon handlers were called, and how often a poller was woken for it. */
+export function printLatencies({ busy, idle }: Latencies, wakes: number | null): void {
+  const shown = idle ?? busy
+  if (shown === null) return
+  const how =
+    idle === null ? 'at the median of these' : `when nothing else goes on, at the median of ${idle.events}`
+  const flow = idle === null || busy === null ? '' : ` In the flow of webhooks it was ${milliseconds(busy)}.`
+  const woken =
+    wakes === null ? '' : ` The database woke a poller ${wakes === 1 ? 'once' : `${wakes} times`} in all.`
+  print()
+  print(
+    wrap(`${paint('bold', `${milliseconds(shown)} from ${shown.since} to handler`)} ${how}.${flow}${woken}`),
+  )
+}
+
+function milliseconds({ p50 }: Latency): string {
+  return `${p50 < 10 ? p50.toFixed(1) : Math.round(p50)} ms`
+}
+
+/** A line for what was handled just now, in one go. */
+export function printRuns(runs: ReadonlyArray<HandledRun>, latency: Latency | null): void {
+  const names = new Map(runs.map(({ eventId, eventName }) => [eventId, eventName]))
+  const [[id, name] = ['', '']] = names
+  const failed = runs.filter(({ outcome }) => outcome === 'failed').length
+  const what = names.size === 1 ? `${name} (event ${id})` : `${names.size} events`
+  const how = failed === 0 ? 'handled' : `${failed} of ${runs.length} runs failed`
+  const when =
+    latency === null
+      ? ''
+      : `, ${milliseconds(latency)} from ${latency.since} to handler${latency.events > 1 ? ' (median)' : ''}`
+  const time = paint('dim', new Date().toTimeString().slice(0, 8))
+  print(wrap(`${time}  ${what} ${how}${when}`))
+}
+
 /**
  * Says what a stranger may try; the commands work as they stand.
  *
@@ -74,7 +110,7 @@ export async function printNextSteps(sql: Sql, { ids }: RunResult, databaseUrl?:
   print(`${paint('bold', 'Try next')}, in another terminal:`)
   if (databaseUrl !== undefined) printCommands([`export DATABASE_URL=${databaseUrl}`])
   print()
-  print('Publish, with any SQL client or from the shell; the next poll handles it:')
+  print('Publish, with any SQL client or from the shell; the handlers run at once:')
   printCommands([
     `select loopless.publish('order.placed', '{"orderId": 1}');`,
     `npx loopless publish order.placed '{"orderId": 1}'`,
