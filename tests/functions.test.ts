@@ -13,13 +13,14 @@ import recordActivity from '../functions/handlers/record-activity.ts'
 import { mendedMarker } from '../infra/local/mend-driver.mjs'
 import { defineHandlers, register } from '../src/index.ts'
 import { exampleDatabase, webhooks } from './support/examples.ts'
-import { lambdaApi } from './support/lambda-api.ts'
+import { startLambda } from './support/lambda.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const outdir = `.esbuild/functions-${randomUUID()}`
 const { url, sql, publish } = await exampleDatabase()
 
-const lambda = await lambdaApi()
+const lambda = await startLambda()
+afterAll(() => lambda.close())
 
 type Answer = Record<string, unknown>
 type LambdaFunction = (event: object, context: { getRemainingTimeInMillis(): number }) => Promise<Answer>
@@ -155,14 +156,14 @@ describe('wake', () => {
     await open`select loopless.set_wake(clock_timestamp(), 'a-function')`
     await open`begin`
     await open`select loopless.publish('github.ping', '{}')`
-    lambda.requests.length = 0
+    lambda.invocations.length = 0
     expect(await invoke('wake', { loopless: 'wake' }, 300)).toMatchObject({ ended: 'continued' })
-    expect(lambda.requests).toEqual([
-      {
-        path: '/2015-03-31/functions/loopless-test/invocations',
-        type: 'Event',
-        payload: { loopless: 'continue' },
-      },
+    expect(lambda.invocations).toEqual([
+      expect.objectContaining({
+        functionName: 'loopless-test',
+        invocationType: 'Event',
+        payload: '{"loopless":"continue"}',
+      }),
     ])
     await open`commit`
     open.release()
@@ -173,11 +174,13 @@ describe('wake', () => {
     const open = await sql.reserve()
     await open`begin`
     await open`select loopless.publish('github.ping', '{}')`
-    lambda.status = status
+    const headers: Record<string, string> =
+      status === 429 ? { 'x-amzn-errortype': 'TooManyRequestsException' } : {}
+    lambda.answer(() => ({ status, headers, body: '{"message":"Rate exceeded"}' }))
     vi.mocked(console.warn).mockClear()
     expect(await invoke('wake', { loopless: 'wake' }, 300)).toMatchObject({ ended: 'stopped' })
     expect(console.warn).toHaveBeenCalledTimes(status === 429 ? 0 : 1)
-    lambda.status = 202
+    lambda.answer(() => ({ status: 202 }))
     await open`rollback`
     open.release()
   })
