@@ -66,7 +66,7 @@ test(
     expect(await leftovers(), message).toEqual({ open: 0, deliveries: 0, dead: 0 })
     expect(bus.committed.size, message).toBeGreaterThan(100)
   },
-  (seconds + 30) * 1_000,
+  (seconds + 180) * 1_000,
 )
 
 async function leftovers(): Promise<unknown> {

@@ -347,7 +347,7 @@ describe('a process', () => {
     )
     for (let count = 0; count < 20; count++) await sql`select loopless.publish('order.placed', '{}')`
     const { child, ended, said } = startProcess(['poll', '--json', '--handlers', slow])
-    await expect.poll(said, { timeout: 10_000 }).toContain('began')
+    await expect.poll(said, { timeout: 60_000 }).toContain('began')
     child.kill('SIGINT')
     const { code, out } = await ended
     expect(code).toBe(0)

@@ -49,7 +49,7 @@ function loopless(args: ReadonlyArray<string>, databaseUrl = url, input = ''): P
 const json = ({ stdout }: Outcome): unknown => JSON.parse(stdout)
 
 describe('a bus, from the shell', () => {
-  test('publishes, registers, polls and tells what became of an event', { timeout: 60_000 }, async () => {
+  test('publishes, registers, polls and tells what became of an event', async () => {
     expect(json(await loopless(['migrate', '--json']))).toEqual({ applied: [] })
     const payload = '{"n": 12345678901234567890, "s": "\\u0000"}'
     const published = await loopless(['publish', 'order.placed', '-', '--json'], url, payload)

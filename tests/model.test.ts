@@ -524,5 +524,5 @@ test(
     })
     if (tortureSeconds) console.log(counts)
   },
-  (seconds + 60) * 1_000,
+  (seconds + 180) * 1_000,
 )

@@ -198,7 +198,7 @@ async function drain(model: Model): Promise<void> {
 }
 
 it('leaves every event to be handled and nothing without its event, whatever runs when', {
-  timeout: 120_000,
+  timeout: 180_000,
 }, async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { minLength: 20, maxLength: 80, size: 'max' }), async (steps) => {

@@ -6,7 +6,8 @@ export default defineConfig({
     globalSetup: './tests/support/global-setup.ts',
     pool: 'forks',
     maxWorkers: 4, // most of the time goes by in servers and child processes
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    // Bounds a hang, not the speed of a machine.
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
   },
 })

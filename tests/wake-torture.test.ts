@@ -98,7 +98,7 @@ test.each(['at the commit', 'at once'] as const)(
         restarts++
         await server.crash()
         await server.start()
-        while (!lambda.invoke('continue')) await lambda.quiet() // the scheduled poll
+        lambda.invoke('continue') // the scheduled poll
       }
     }
     // From here on nothing is killed. What was comes back, by the wakes of publishers that go on.
@@ -111,7 +111,7 @@ test.each(['at the commit', 'at once'] as const)(
         where not exists (select from effect f where f.event_id = e.id)`
       return left?.events ?? Number.NaN
     }
-    await expect.poll(unhandled, { timeout: 15_000 }).toBe(0)
+    await expect.poll(unhandled, { timeout: 60_000 }).toBe(0)
     // Each burst by itself, with pollers that go idle meanwhile: no later publisher makes up for a wake that is lost.
     const sessions = Array.from({ length: 4 }, () => connect(server.url))
     onTestFinished(
@@ -119,7 +119,7 @@ test.each(['at the commit', 'at once'] as const)(
     )
     for (let burst = 0; burst < 10 * seconds; burst++) {
       await Promise.all(sessions.map((session, index) => publishSoon(session, random, kinds[index])))
-      await expect.poll(unhandled, { timeout: 10_000, message: `burst ${burst}` }).toBe(0)
+      await expect.poll(unhandled, { timeout: 30_000, message: `burst ${burst}` }).toBe(0)
     }
 
     const told = {
@@ -144,5 +144,5 @@ test.each(['at the commit', 'at once'] as const)(
     expect(lambda.counts.killed, message).toBeGreaterThan(0)
     expect(restarts, message).toBeGreaterThan(0)
   },
-  (seconds + 60) * 1_000,
+  (seconds + 240) * 1_000,
 )

@@ -7,18 +7,20 @@ import { fileURLToPath } from 'node:url'
 import type { AttendMessage, AttendRequest } from './attend-client.ts'
 import type { Random } from './random.ts'
 
-/** Lambda as far as the wake function needs it: environments are processes, kept warm, each for one invocation at a time. */
+/**
+ * Lambda as far as the wake function needs it: environments are processes, kept warm, each for one invocation at a time.
+ * An asynchronous invocation is always accepted, and waits while as many run as may.
+ */
 export interface LambdaProcesses {
   /** Takes asynchronous invocations, as Lambda's API does. */
   readonly url: string
-  readonly counts: { invocations: number; throttled: number; killed: number; endings: Record<string, number> }
+  readonly counts: { invocations: number; delayed: number; killed: number; endings: Record<string, number> }
   /** When each event was handled. */
   readonly handledAt: ReadonlyMap<string, number>
-  /** Begins an invocation; false: as many run as may. */
-  invoke(purpose: AttendRequest['purpose']): boolean
+  invoke(purpose: AttendRequest['purpose']): void
   /** Kills one that is at work; false: none is. */
   killOne(random: Random): boolean
-  /** Resolves when none is at work. */
+  /** Resolves when none is at work, and none waits. */
   quiet(): Promise<void>
   close(): Promise<void>
 }
@@ -35,13 +37,16 @@ export async function startLambdaProcesses(options: LambdaProcessesOptions): Pro
   const { databaseUrl, concurrency, ms } = options
   const busy = new Set<ChildProcess>()
   const warm: ChildProcess[] = []
-  const counts: LambdaProcesses['counts'] = { invocations: 0, throttled: 0, killed: 0, endings: {} }
+  const waiting: AttendRequest['purpose'][] = []
+  const counts: LambdaProcesses['counts'] = { invocations: 0, delayed: 0, killed: 0, endings: {} }
   const handledAt = new Map<string, number>()
   let wakeQuiet: () => void = () => {}
   let isClosed = false
 
   const settle = (child: ChildProcess): void => {
     busy.delete(child)
+    const next = waiting.shift()
+    if (next !== undefined) begin(next)
     if (busy.size === 0) wakeQuiet()
   }
   const start = (): ChildProcess => {
@@ -65,23 +70,26 @@ export async function startLambdaProcesses(options: LambdaProcessesOptions): Pro
     })
     return child
   }
-  const invoke = (purpose: AttendRequest['purpose']): boolean => {
-    if (isClosed) return false
-    if (busy.size >= concurrency) {
-      counts.throttled++
-      return false
-    }
-    counts.invocations++
+  const begin = (purpose: AttendRequest['purpose']): void => {
+    if (isClosed) return
     const child = warm.pop() ?? start()
     busy.add(child)
     child.send({ purpose, ms } satisfies AttendRequest)
-    return true
+  }
+  const invoke = (purpose: AttendRequest['purpose']): void => {
+    counts.invocations++
+    if (busy.size < concurrency) {
+      begin(purpose)
+      return
+    }
+    counts.delayed++
+    waiting.push(purpose)
   }
 
   const server = createServer(async (request, response) => {
     const { loopless } = JSON.parse(await text(request)) as { loopless: AttendRequest['purpose'] }
-    response.statusCode = invoke(loopless) ? 202 : 429
-    response.end()
+    invoke(loopless)
+    response.writeHead(202).end()
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
