@@ -5,7 +5,10 @@ import { randomUUID } from 'node:crypto'
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
 import { build } from 'esbuild'
+import { awsSdk } from './infra/build/aws-sdk.mjs'
 import { checkHandlers, HandlerModuleError, handlersModule } from './infra/build/handlers.mjs'
+import { certificatesModule } from './infra/build/rds-certificates.mjs'
+import { schemaModule } from './infra/build/schema.mjs'
 import { mendedMarker } from './infra/local/mend-driver.mjs'
 
 const root = import.meta.dirname
@@ -80,7 +83,7 @@ export async function buildFunctions({ handlers = 'functions/handlers', outdir =
       ...forLambda,
       entryPoints: await functionFiles(),
       outdir,
-      plugins: [...shared.plugins, found],
+      plugins: [...shared.plugins, found, schemaModule(), certificatesModule(), awsSdk()],
     }),
     build({
       ...shared,

@@ -1,7 +1,8 @@
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda'
 import { defineEvent, InvalidEventError, publish } from '../src/index.ts'
-import { setting, sql } from './edge/environment.ts'
+import { sql } from './edge/environment.ts'
 import { reconnecting } from './edge/reconnecting.ts'
+import { setting } from './edge/setting.ts'
 import { readDelivery, type WebhookRequest } from './github/delivery.ts'
 
 const secret = setting('GITHUB_WEBHOOK_SECRET')

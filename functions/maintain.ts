@@ -1,7 +1,8 @@
 import type { Context } from 'aws-lambda'
 import { type PruneReport, prune } from '../src/index.ts'
 import { databaseClock } from './edge/clock.ts'
-import { setting, sql, stopSignal } from './edge/environment.ts'
+import { sql, stopSignal } from './edge/environment.ts'
+import { setting } from './edge/setting.ts'
 
 /** Kept free for the chunk under way and the answer. */
 const reserveMs = 5_000

@@ -45,4 +45,6 @@ export { redrive } from './redrive.ts'
 
 export type { ConnectOptions, Sql, TransactionSql } from './db/client.ts'
 export { connect } from './db/client.ts'
+export type { SignIn } from './db/sign-in.ts'
+export type { Migration } from './db/migrate.ts'
 export { migrate } from './db/migrate.ts'

@@ -1,16 +1,14 @@
-import { connect, type Sql } from '../../src/index.ts'
+import type { Sql } from '../../src/index.ts'
+import { type Database, openDatabase } from './database.ts'
+import { readDatabaseSettings } from './database-settings.ts'
 
-/** A setting of the deployment; serverless.yml gives each its value. */
-export function setting(name: string): string {
-  const value = process.env[name]
-  if (!value) throw new Error(`Expected the environment variable ${name} to be set: see serverless.yml.`)
-  return value
-}
-
-/** The client of this environment (one running copy of a function), kept from invocation to invocation. */
-export const sql: Sql = connect(setting('DATABASE_URL'), {
+/** The database of this environment (one running copy of a function), kept from invocation to invocation. */
+export const database: Database = openDatabase(readDatabaseSettings(process.env), {
   applicationName: process.env['AWS_LAMBDA_FUNCTION_NAME'] ?? 'loopless',
 })
+
+/** Its client. */
+export const sql: Sql = database.sql
 
 const stopping = new AbortController()
 process.once('SIGTERM', () => stopping.abort())

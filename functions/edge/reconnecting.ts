@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { DatabaseError } from '../../src/index.ts'
+import { codeOf, connectionAdvice, isRefusedSignIn } from './connection-advice.ts'
+import { database } from './environment.ts'
 
 const lostCodes = new Set([
   'CONNECTION_CLOSED',
@@ -15,21 +16,28 @@ const pausesMs = [20, 200]
 
 /**
  * Runs an action, and again if its connection turned out to be lost: while an environment is frozen between two
- * invocations the server ends its session, and the first statement afterwards finds out. Only for what may run twice.
+ * invocations the server ends its session, and the first statement afterwards finds out. Once more, too, when the
+ * sign-in was refused and the password may have been rotated. Only for what may run twice.
+ * @throws what the action throws; with advice, when it could not connect
  */
 export async function reconnecting<Result>(action: () => PromiseLike<Result>): Promise<Result> {
-  for (const pauseMs of pausesMs) {
+  let mayRenew = true
+  for (const pauseMs of [...pausesMs, null]) {
     try {
       return await action()
     } catch (error) {
-      if (!isLost(error)) throw error
-      await sleep(pauseMs)
+      const isRenewed = isRefusedSignIn(error) && mayRenew && database.renewSignIn()
+      if (isRenewed) mayRenew = false
+      else if (pauseMs === null || !lostCodes.has(codeOf(error) ?? '')) throw advised(error)
+      if (pauseMs !== null) await sleep(pauseMs)
     }
   }
   return action()
 }
 
-function isLost(error: unknown): boolean {
-  if (error instanceof DatabaseError) return error.sqlState !== null && lostCodes.has(error.sqlState)
-  return error instanceof Error && 'code' in error && lostCodes.has(String(error.code))
+/** The same error, its message with what to do. */
+function advised(error: unknown): unknown {
+  const advice = connectionAdvice(error, database.settings)
+  if (advice !== null && error instanceof Error) error.message = `${error.message}. ${advice}`
+  return error
 }

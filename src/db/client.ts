@@ -1,4 +1,5 @@
 import postgres from 'postgres'
+import { type SignIn, signInOptions } from './sign-in.ts'
 
 /** A postgres.js client, as `connect` makes it. */
 export type Sql = postgres.Sql
@@ -19,6 +20,13 @@ export interface ConnectOptions {
   readonly connectTimeoutSeconds?: number
   /** Named prepared statements; false for a pooler that cannot keep them. Default true. */
   readonly prepare?: boolean
+  /**
+   * Asked for each new connection: where to connect and as whom, in place of what the url says. For passwords that
+   * change while the client lives. Such a connection is always TLS, and the certificate is verified.
+   */
+  readonly signIn?: () => Promise<SignIn>
+  /** TLS with a certificate that is verified, for the host of the url: by these authorities, as PEM. */
+  readonly certificates?: string | ReadonlyArray<string>
 }
 
 /**
@@ -26,10 +34,16 @@ export interface ConnectOptions {
  * Connects with the first query.
  */
 export function connect(url: string, options: ConnectOptions = {}): Sql {
+  const connectTimeoutSeconds = options.connectTimeoutSeconds ?? 10
   return postgres(url, {
+    ...(options.certificates && {
+      // the driver does not say what host an address is verified for
+      ssl: { host: new URL(url).hostname, ca: [options.certificates].flat() },
+    }),
+    ...(options.signIn && signInOptions(options.signIn, connectTimeoutSeconds)),
     max: options.max ?? 1,
     prepare: options.prepare ?? true,
-    connect_timeout: options.connectTimeoutSeconds ?? 10,
+    connect_timeout: connectTimeoutSeconds,
     // the driver's own goes up to 20 s, past the end of a poll that waits for it
     backoff: (attempt) => (0.5 + Math.random() / 2) * Math.min(3 ** attempt / 100, 1),
     keep_alive: 10,
