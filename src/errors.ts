@@ -59,6 +59,12 @@ export class MigrationError extends LooplessError {
   }
 }
 
+/** `loopless roles create` lacks a right, or what it needs is not there; nothing was changed. */
+export class RoleError extends LooplessError {
+  override readonly name = 'RoleError'
+  readonly code = 'ROLE_NOT_CREATED'
+}
+
 /** This poller's handlers are not the registered set, so it claimed nothing: stop it, or register the set. */
 export class HandlerSetError extends LooplessError {
   override readonly name = 'HandlerSetError'

@@ -7,7 +7,9 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { commandLine, handlersPath } from './support/cli.ts'
 import { testDatabase } from './support/database.ts'
+import { testRoles } from './support/roles.ts'
 
+const { names } = testRoles()
 const { sql, url } = await testDatabase()
 const loopless = commandLine(url)
 const main = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
@@ -39,6 +41,8 @@ describe('help', () => {
   it.each([
     '',
     'migrate',
+    'roles',
+    'roles create',
     'register',
     'publish',
     'poll',
@@ -190,6 +194,27 @@ describe('migrate', () => {
     expect(err).toMatch(
       /^loopless: The database is newer than this code: it has migration 9999_add_more, [^\n]+\n$/,
     )
+  })
+})
+
+describe('roles create', () => {
+  const given = ['--publisher', names.publisher, '--poller', names.poller, '--viewer', names.viewer]
+
+  it('says which roles it made and how much it granted, and then that there is nothing to do', async () => {
+    const { code, out } = await loopless('roles', 'create', ...given)
+    expect(code).toBe(0)
+    expect(out).toMatch(
+      /^ROLE +PART +ROLE IS +GRANTED\n\S+_publisher +publisher +new +\d rights\n\S+_poller +poller +new +\d\d rights\n\S+_viewer +viewer +new +\d\d rights\n$/,
+    )
+    expect((await loopless('roles', 'create', ...given)).out).toMatch(/publisher +kept +had all its rights\n/)
+    const { roles } = (await loopless('roles', 'create', ...given, '--json')).json() as { roles: object[] }
+    expect(roles[1]).toEqual({ part: 'poller', name: names.poller, isCreated: false, granted: [] })
+  })
+
+  it('says in one line that there is no RDS to give tokens', async () => {
+    const { code, err } = await loopless('roles', 'create', ...given, '--iam')
+    expect(code).toBe(1)
+    expect(err).toMatch(/^loopless: There is no role rds_iam here: [^\n]+\n$/)
   })
 })
 

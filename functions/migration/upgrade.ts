@@ -1,9 +1,10 @@
 import { handlers } from 'loopless:handlers'
 import { handlerSchema, migrations } from 'loopless:schema'
-import { MigrationError, migrate, register, type Sql } from '../../src/index.ts'
+import { type CreatedRole, MigrationError, migrate, register, type Sql } from '../../src/index.ts'
 
 import type { Environment } from '../edge/setting.ts'
 import { withDatabase } from './patient-connection.ts'
+import { prepareRoles } from './roles.ts'
 import { prepareWake, type WakeReport } from './wake-target.ts'
 
 /** What a run did, and what the database has now. */
@@ -15,11 +16,15 @@ export interface UpgradeReport {
   /** Hash of the registered handlers. */
   readonly handlerSet: string
   readonly handlers: string[]
+  readonly roles: CreatedRole[]
   readonly wake: WakeReport
 }
 
+/** What `migrate` takes: "if not exists" is no answer to two that find nothing at the same moment. */
+const migrationLock = [1280262992, 2] as const
+
 /**
- * Brings a database to this version: schema, tables of the handlers (functions/schema.sql), waking, and last the registered handlers,
+ * Brings a database to this version: schema, roles, tables of the handlers (functions/schema.sql), waking, and last the registered handlers,
  * from which on pollers of another version claim nothing: whatever fails before leaves the old version at work.
  * Any number of runs at once, and again; each step waits for others that do the same.
  * @param signal ends the work; what was not committed is rolled back
@@ -28,8 +33,12 @@ export interface UpgradeReport {
 export async function upgrade(environment: Environment, signal: AbortSignal): Promise<UpgradeReport> {
   return withDatabase(environment, signal, async (sql) => {
     const applied = await migrateForward(sql)
-    await sql.unsafe(handlerSchema)
-    const wake = await prepareWake(sql, environment['WAKE_FUNCTION_ARN'] || null)
+    const roles = await prepareRoles(sql, environment)
+    const wake = await sql.begin(async (tx) => {
+      await tx`select pg_advisory_xact_lock(${migrationLock[0]}, ${migrationLock[1]})`
+      await tx.unsafe(handlerSchema)
+      return prepareWake(tx, environment['WAKE_FUNCTION_ARN'] || null)
+    })
     const [row] = await sql<{ now: Date; schemaVersion: string }[]>`
       select clock_timestamp() as now, m.name as "schemaVersion"
       from loopless.schema_migration m
@@ -42,6 +51,7 @@ export async function upgrade(environment: Environment, signal: AbortSignal): Pr
       applied,
       handlerSet: handlers.hash,
       handlers: handlers.handlers.map(({ name }) => name),
+      roles,
       wake,
     }
     console.log(JSON.stringify({ level: 'info', message: 'Upgraded.', ...report }))

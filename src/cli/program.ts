@@ -6,6 +6,7 @@ import { oneLine } from './plain-text.ts'
 import { pollCommand } from './poll.ts'
 import { publishCommand } from './publish.ts'
 import { registerCommand } from './register.ts'
+import { rolesCommand } from './roles.ts'
 import { statusCommand } from './status.ts'
 import type { Terminal } from './terminal.ts'
 import { readVersion } from './version.ts'
@@ -47,6 +48,7 @@ function programFor(terminal: Terminal): Command {
     .addHelpText('after', about)
   for (const make of [
     migrateCommand,
+    rolesCommand,
     registerCommand,
     publishCommand,
     pollCommand,

@@ -56,10 +56,7 @@ async function applyOnce(
   migration: Migration,
   all: ReadonlyArray<Migration>,
 ): Promise<boolean> {
-  await tx`set local statement_timeout = 0`
-  await tx`set local lock_timeout = 0`
-  await tx`set local client_min_messages = warning`
-  await tx`select pg_advisory_xact_lock(${lockKey[0]}, ${lockKey[1]})`
+  await lockMigrations(tx)
   await refuseOldServer(tx)
   await createHistory(tx)
   const history = await tx<Applied[]>`
@@ -70,6 +67,7 @@ async function applyOnce(
   if (history.some((row) => row.version === migration.version)) return false
   try {
     await tx.unsafe(migration.text)
+    await renewRoles(tx)
   } catch (error) {
     throw new MigrationError(
       'MIGRATION_FAILED',
@@ -81,6 +79,21 @@ async function applyOnce(
     insert into loopless.schema_migration (version, name, checksum)
     values (${migration.version}, ${migration.name}, ${checksumOf(migration.text)})`
   return true
+}
+
+/** Lets one transaction at a time change the schema or the roles, however long it takes; the others wait. */
+export async function lockMigrations(tx: TransactionSql): Promise<void> {
+  await tx`set local statement_timeout = 0`
+  await tx`set local lock_timeout = 0`
+  await tx`set local client_min_messages = warning`
+  await tx`select pg_advisory_xact_lock(${lockKey[0]}, ${lockKey[1]})`
+}
+
+/** In the transaction that made something new, so that no role is ever without what its functions need. */
+async function renewRoles(tx: TransactionSql): Promise<void> {
+  const [row] = await tx<{ hasRoles: boolean }[]>`
+    select to_regprocedure('loopless.renew_roles(timestamptz)') is not null as "hasRoles"`
+  if (row?.hasRoles) await tx`select loopless.renew_roles(now())`
 }
 
 async function refuseOldServer(tx: TransactionSql): Promise<void> {
