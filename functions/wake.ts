@@ -1,9 +1,10 @@
 import { handlers } from 'loopless:handlers'
 import type { Context } from 'aws-lambda'
 import { type AttendReport, attend, type DrainReport, drain } from '../src/index.ts'
-import { setting, sql, stopSignal } from './edge/environment.ts'
+import { sql, stopSignal } from './edge/environment.ts'
 import { invokeSelf } from './edge/invoke.ts'
 import { polling } from './edge/polling.ts'
+import { setting } from './edge/setting.ts'
 
 /** What this function may be invoked for. */
 const purposes = ['wake', 'continue', 'help'] as const

@@ -290,18 +290,21 @@ describe('github-webhook', () => {
 })
 
 describe('the bundles', () => {
-  it.each(['poll', 'wake', 'maintain', 'migrate', 'github-webhook'])('%s is small, whole and has the mended driver', async (name) => {
-    const text = await readFile(pathOf(name), 'utf8')
-    expect((await stat(pathOf(name))).size).toBeLessThan(500_000)
-    expect(text).toContain(mendedMarker)
-    const required = [...text.matchAll(/require\("([^"]+)"\)/g)].map(([, id = '']) =>
-      id.replace(/^node:/, ''),
-    )
-    // the SDK does without this one where it is not there
-    const needed = required.filter((id) => id !== '@aws-sdk/signature-v4-crt')
-    const builtin = needed.filter((id) => createRequire(import.meta.url).resolve.paths(id) === null)
-    expect(needed).toEqual(builtin)
-  })
+  it.each(['poll', 'wake', 'maintain', 'migrate', 'github-webhook'])(
+    '%s is small, whole and has the mended driver',
+    async (name) => {
+      const text = await readFile(pathOf(name), 'utf8')
+      expect((await stat(pathOf(name))).size).toBeLessThan(500_000)
+      expect(text).toContain(mendedMarker)
+      const required = [...text.matchAll(/require\("([^"]+)"\)/g)].map(([, id = '']) =>
+        id.replace(/^node:/, ''),
+      )
+      // the SDK does without this one where it is not there
+      const needed = required.filter((id) => id !== '@aws-sdk/signature-v4-crt')
+      const builtin = needed.filter((id) => createRequire(import.meta.url).resolve.paths(id) === null)
+      expect(needed).toEqual(builtin)
+    },
+  )
 
   it('keep the names of error classes', async () => {
     expect(await readFile(pathOf('poll'), 'utf8')).toMatch(/"LeaseLostError"/)

@@ -1,6 +1,6 @@
 import { InvokeCommand, LambdaClient, TooManyRequestsException } from '@aws-sdk/client-lambda'
 import type { PollerPurpose } from '../../src/index.ts'
-import { setting } from './environment.ts'
+import { setting } from './setting.ts'
 
 /** Made with the first invocation; one attempt each: an invocation is a hint, the table is the truth. */
 let client: LambdaClient | undefined
