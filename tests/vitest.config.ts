@@ -1,6 +1,17 @@
 import { defineConfig } from 'vitest/config'
+import { certificatesSource } from '../infra/build/rds-certificates.mjs'
+
+const certificates = 'loopless:rds-certificates'
 
 export default defineConfig({
+  plugins: [
+    {
+      // as in the bundles, where the build makes it
+      name: certificates,
+      resolveId: (id) => (id === certificates ? `\0${certificates}` : undefined),
+      load: (id) => (id === `\0${certificates}` ? certificatesSource() : undefined),
+    },
+  ],
   test: {
     include: ['{src,functions,tests}/**/*.test.ts'],
     globalSetup: './tests/support/global-setup.ts',

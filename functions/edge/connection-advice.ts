@@ -21,14 +21,14 @@ export function isRefusedSignIn(error: unknown): boolean {
 export function connectionAdvice(error: unknown, settings: DatabaseSettings): string | null {
   const code = codeOf(error)
   if (code === null) return null
-  if (isRefusedSignIn(error)) return signInAdvice(settings, messageOf(error))
+  if (isRefusedSignIn(error)) return signInAdvice(settings, code)
+  if (code === 'ECONNRESET' && settings.auth !== 'url') {
+    return 'The server closed the connection: if it does so always, it takes no TLS (ssl = on), and nothing was sent to it.'
+  }
   return networkAdvice[code] ?? certificateAdvice(code)
 }
 
-function signInAdvice(settings: DatabaseSettings, message: string): string {
-  if (/no pg_hba\.conf entry .*(no encryption|SSL off)/i.test(message)) {
-    return 'The server takes encrypted connections only: add sslmode=verify-full to DATABASE_URL.'
-  }
+function signInAdvice(settings: DatabaseSettings, code: string): string {
   if (settings.auth === 'iam') {
     return (
       `Expected an IAM token to let "${settings.user}" in. Three things are needed: IAM database authentication is enabled on the database; ` +
@@ -38,6 +38,9 @@ function signInAdvice(settings: DatabaseSettings, message: string): string {
   }
   if (settings.auth === 'secret') {
     return `The secret ${settings.secretArn} was read again and is refused still: compare its username and password with the database's. A role that has rds_iam signs in by token only.`
+  }
+  if (code === '28000' && !new URL(settings.url).searchParams.has('sslmode')) {
+    return 'The server may take encrypted connections only: add sslmode=verify-full to DATABASE_URL.'
   }
   return 'Compare the user and the password of DATABASE_URL with the database. A role that has rds_iam signs in by token only (DATABASE_AUTH=iam).'
 }
@@ -67,8 +70,4 @@ function certificateAdvice(code: string): string | null {
     /^(SELF_SIGNED_CERT_IN_CHAIN|DEPTH_ZERO_SELF_SIGNED_CERT|UNABLE_TO_|CERT_|ERR_TLS_|ERR_SSL_)/
   if (!untrusted.test(code)) return null
   return 'The certificate cannot be verified: set DATABASE_CA_FILE to the PEM file of the authority that signed it. Nothing was sent.'
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }

@@ -17,12 +17,13 @@ export function certificatesModule() {
         path,
         namespace: 'certificates',
       }))
-      onLoad({ filter: /./, namespace: 'certificates' }, () => ({ contents: contents() }))
+      onLoad({ filter: /./, namespace: 'certificates' }, () => ({ contents: certificatesSource() }))
     },
   }
 }
 
-function contents() {
+/** The text of the module. */
+export function certificatesSource() {
   const found = profiles.ca.flatMap((text) => {
     const certificate = new X509Certificate(text)
     const region = certificate.subject.match(current)?.[1]
