@@ -44,6 +44,7 @@ const ownersOnly = [
   'redrive',
   'register',
   'set_wake',
+  'test_wake',
   'unset_wake',
 ]
 const internals = [
@@ -54,6 +55,7 @@ const internals = [
   'count_within',
   'epoch_ms',
   'hold_key',
+  'invoke_target',
   'read_deliveries',
   'recover',
   'send_wake',
