@@ -6,7 +6,11 @@
  *
  * @typedef {{
  *   classes: { Error: new (message: string) => Error }
- *   service: { provider: { environment?: { DATABASE_URL?: string } } }
+ *   service: {
+ *     provider: { environment?: { DATABASE_URL?: string } }
+ *     functions: Record<string, { events?: object[] }>
+ *     custom: { offlineRoutes: Record<string, string> }
+ *   }
  * }} Serverless
  * @typedef {{ log: { error(text: string): void } }} Utilities
  */
@@ -43,6 +47,7 @@ export default class BuildFunctions {
       // What an asynchronous invocation throws is nobody's in the emulator, and would end it.
       process.on('unhandledRejection', (error) => log.error(`An invocation failed: ${error}`))
       process.on('exit', () => void stopDatabase?.())
+      serveUrls(serverless)
       await build()
       await startDatabase()
     }
@@ -55,6 +60,18 @@ export default class BuildFunctions {
       'before:offline:start': prepareOffline, // serverless offline
       'before:offline:start:init': prepareOffline, // serverless offline start
     }
+  }
+}
+
+/**
+ * Gives the functions that have a URL a route of serverless-offline's HTTP API, which sends the same requests:
+ * serverless-offline has no function URLs.
+ *
+ * @param {Serverless} serverless
+ */
+function serveUrls({ service: { functions, custom } }) {
+  for (const [name, httpApi] of Object.entries(custom.offlineRoutes)) {
+    functions[name]?.events?.push({ httpApi })
   }
 }
 
