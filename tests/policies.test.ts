@@ -1,0 +1,82 @@
+import { randomUUID } from 'node:crypto'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, describe, expect, it } from 'vitest'
+import { packageVariant, type Resource, readTemplate, type Variant, variants } from '../infra/lint/variants.ts'
+
+const folder = fileURLToPath(new URL(`../.esbuild/policies-${randomUUID()}`, import.meta.url))
+afterAll(() => rm(folder, { recursive: true, force: true }))
+
+/** A statement of a policy; any other key in it would be missing from the snapshot. */
+interface Statement {
+  Sid?: string
+  Effect: string
+  Principal?: unknown
+  Action: string | string[]
+  Resource?: unknown
+  Condition?: unknown
+}
+
+describe('the packaged policies', { timeout: 120_000 }, () => {
+  // A permission that is widened, or a new one, shows as a line in a review.
+  for (const variant of Object.keys(variants) as Variant[]) {
+    it(`allow nothing but what is listed: ${variant}`, async () => {
+      const { Resources } = await readTemplate(await packageVariant(variant, join(folder, variant)))
+      const lines = Object.entries(Resources).flatMap(([name, resource]) => {
+        const permissions = permissionsOf(resource)
+        return permissions.length === 0 ? [] : [name, ...permissions.map((line) => `  ${line}`), '']
+      })
+      await expect(lines.join('\n')).toMatchFileSnapshot(`policies/${variant}.txt`)
+    })
+  }
+})
+
+/** What a resource permits, a line each. */
+function permissionsOf({ Type, Properties = {} }: Resource): string[] {
+  if (Type === 'AWS::Lambda::Permission') return [JSON.stringify(plain(Properties))]
+  const documents = [
+    Properties['AssumeRolePolicyDocument'],
+    Properties['PolicyDocument'],
+    ...((Properties['Policies'] ?? []) as { PolicyDocument: unknown }[]).map((one) => one.PolicyDocument),
+  ]
+  const managed = (Properties['ManagedPolicyArns'] ?? []) as unknown[]
+  return [
+    ...managed.map((policy) => `has ${text(policy)}`),
+    ...documents
+      .filter((one) => one !== undefined)
+      .flatMap((one) => (one as { Statement: Statement[] }).Statement.map(say)),
+  ]
+}
+
+function say({ Sid: _, Effect, Principal, Action, Resource, Condition, ...rest }: Statement): string {
+  expect(rest).toEqual({})
+  const parts = [`${Effect} ${[Action].flat().join(', ')}`]
+  if (Principal !== undefined) parts.push(`by ${text(Principal)}`)
+  if (Resource !== undefined) parts.push(`on ${[Resource].flat().map(text).join(', ')}`)
+  if (Condition !== undefined) parts.push(`if ${text(Condition)}`)
+  return parts.join(' ')
+}
+
+function text(value: unknown): string {
+  const written = plain(value)
+  return typeof written === 'string' ? written : JSON.stringify(written)
+}
+
+/** CloudFormation's functions as the strings that they make: `${PollLogGroup.Arn}`. */
+function plain(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(plain)
+  if (typeof value !== 'object' || value === null) return value
+  const [[name, argument] = ['', null], ...others] = Object.entries(value)
+  if (others.length === 0) {
+    if (name === 'Ref') return `\${${argument}}`
+    if (name === 'Fn::GetAtt') return `\${${[argument].flat().join('.')}}`
+    if (name === 'Fn::Join') return (argument[1] as unknown[]).map(text).join(argument[0])
+    if (name === 'Fn::Sub') return typeof argument === 'string' ? argument : substituted(argument)
+  }
+  return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, plain(one)]))
+}
+
+function substituted([pattern, values]: [string, Record<string, unknown>]): string {
+  return Object.entries(values).reduce((made, [key, one]) => made.replaceAll(`\${${key}}`, text(one)), pattern)
+}
