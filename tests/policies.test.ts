@@ -3,7 +3,13 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, it } from 'vitest'
-import { packageVariant, type Resource, readTemplate, type Variant, variants } from '../infra/lint/variants.ts'
+import {
+  packageVariant,
+  type Resource,
+  readTemplate,
+  type Variant,
+  variants,
+} from '../infra/lint/variants.ts'
 
 const folder = fileURLToPath(new URL(`../.esbuild/policies-${randomUUID()}`, import.meta.url))
 afterAll(() => rm(folder, { recursive: true, force: true }))
@@ -78,5 +84,8 @@ function plain(value: unknown): unknown {
 }
 
 function substituted([pattern, values]: [string, Record<string, unknown>]): string {
-  return Object.entries(values).reduce((made, [key, one]) => made.replaceAll(`\${${key}}`, text(one)), pattern)
+  return Object.entries(values).reduce(
+    (made, [key, one]) => made.replaceAll(`\${${key}}`, text(one)),
+    pattern,
+  )
 }

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, describe, expect, it } from 'vitest'
+import type { Resource } from '../infra/lint/variants.ts'
 import { exampleDatabase } from './support/examples.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -22,6 +23,12 @@ function serverless(args: string[], env: NodeJS.ProcessEnv): Promise<{ stdout: s
   return run
 }
 
+/** The template of a deployment of the stage `production`. */
+async function packaged(env: NodeJS.ProcessEnv) {
+  await serverless(['package', '--stage', 'production', '--package', target], env)
+  return JSON.parse(await readFile(join(root, target, 'cloudformation-template-update-stack.json'), 'utf8'))
+}
+
 /** The names of a zip file, from its central directory. */
 function namesIn(zip: Buffer): string[] {
   const names: string[] = []
@@ -32,17 +39,17 @@ function namesIn(zip: Buffer): string[] {
 }
 
 describe('serverless package', { timeout: 60_000 }, () => {
-  const production = { DATABASE_URL: 'postgres://production.example/bus', GITHUB_WEBHOOK_SECRET: 'secret' }
+  const production = {
+    DATABASE_URL: 'postgres://production.example/bus',
+    GITHUB_WEBHOOK_SECRET: 'the secret of the webhook',
+  }
 
   it('packs each function alone, and its settings', async () => {
-    await serverless(['package', '--stage', 'production', '--package', target], production)
-    for (const name of ['poll', 'wake', 'maintain', 'github-webhook']) {
+    const template = await packaged(production)
+    for (const name of ['poll', 'wake', 'maintain', 'migrate', 'github-webhook']) {
       const zip = await readFile(join(root, target, `${name}.zip`))
       expect(namesIn(zip)).toEqual([`dist/functions/${name}.cjs`, `dist/functions/${name}.cjs.map`])
     }
-    const template = JSON.parse(
-      await readFile(join(root, target, 'cloudformation-template-update-stack.json'), 'utf8'),
-    )
     expect(template.Resources.PollLambdaFunction.Properties).toMatchObject({
       Runtime: 'nodejs24.x',
       Architectures: ['arm64'],
@@ -68,9 +75,25 @@ describe('serverless package', { timeout: 60_000 }, () => {
     })
     await expect(run).rejects.toMatchObject({
       stdout: expect.stringMatching(
-        /params\.default\.databaseUrl[\s\S]*params\.default\.githubWebhookSecret/,
+        /Expected the parameter `databaseUrl` [\s\S]*Expected the parameter `githubWebhookSecret` /,
       ),
     })
+  })
+
+  it('runs the migration before any other function is updated, and again when it would do something else', async () => {
+    const { Resources } = await packaged(production)
+    const functions = Object.entries<Resource>(Resources).filter(
+      ([, { Type }]) => Type === 'AWS::Lambda::Function',
+    )
+    const waiting = functions.filter(([, { DependsOn }]) => DependsOn?.includes('Migration'))
+    expect(waiting).toHaveLength(functions.length - 1)
+    const { ServiceToken, Fingerprint } = Resources.Migration.Properties
+    expect(ServiceToken).toEqual({ 'Fn::GetAtt': ['MigrateLambdaFunction', 'Arn'] })
+
+    const again = await packaged(production)
+    expect(again.Resources.Migration.Properties.Fingerprint).toBe(Fingerprint)
+    const elsewhere = await packaged({ ...production, DATABASE_URL: 'postgres://elsewhere.example/bus' })
+    expect(elsewhere.Resources.Migration.Properties.Fingerprint).not.toBe(Fingerprint)
   })
 })
 

@@ -13,7 +13,7 @@ export default defineConfig({
     },
   ],
   test: {
-    include: ['{src,functions,tests}/**/*.test.ts'],
+    include: ['{src,functions,infra,tests}/**/*.test.ts'],
     globalSetup: './tests/support/global-setup.ts',
     pool: 'forks',
     maxWorkers: 4, // most of the time goes by in servers and child processes

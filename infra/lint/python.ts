@@ -17,7 +17,10 @@ export function pythonPrograms(name: string, requirementsFile: string): string {
   const stampFile = join(folder, 'stamp')
   const programs = join(folder, 'bin')
   const python = findPython()
-  const stamp = createHash('sha256').update(readFileSync(requirementsFile)).update(python.version).digest('hex')
+  const stamp = createHash('sha256')
+    .update(readFileSync(requirementsFile))
+    .update(python.version)
+    .digest('hex')
   if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return programs
   rmSync(folder, { recursive: true, force: true })
   mkdirSync(dirname(folder), { recursive: true })

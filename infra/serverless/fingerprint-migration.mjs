@@ -1,6 +1,6 @@
 // A serverless plugin: tells the custom resource Migration (infra/resources/migration.yml) what it would do, as a hash of
-// the bundle of the function migrate, in which are the migrations and the handlers. CloudFormation runs it again when
-// the hash differs, and not otherwise.
+// the function migrate (its bundle, in which are the migrations and the handlers) and of its settings. CloudFormation
+// runs it again when the hash differs, and not otherwise.
 
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
@@ -13,7 +13,8 @@ import { join } from 'node:path'
  * @typedef {{
  *   serviceDir: string
  *   service: {
- *     functions: Record<string, { dependsOn?: string[] }>
+ *     provider: { environment?: object }
+ *     functions: Record<string, { dependsOn?: string[]; environment?: object }>
  *     resources: { Resources: Record<string, Resource> }
  *   }
  * }} Serverless
@@ -28,7 +29,11 @@ export default class FingerprintMigration {
       'before:package:finalize': () => {
         const { Migration } = serverless.service.resources.Resources
         if (Migration === undefined) return
-        Migration.Properties['Fingerprint'] = createHash('sha256').update(readFileSync(bundle)).digest('hex')
+        Migration.Properties['Fingerprint'] = createHash('sha256')
+          .update(readFileSync(bundle))
+          .update(JSON.stringify(serverless.service.functions['migrate']?.environment))
+          .update(JSON.stringify(serverless.service.provider.environment))
+          .digest('hex')
       },
     }
   }
