@@ -3,13 +3,8 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, it } from 'vitest'
-import {
-  packageVariant,
-  type Resource,
-  readTemplate,
-  type Variant,
-  variants,
-} from '../infra/lint/variants.ts'
+import { type Resource, readTemplate } from '../infra/deploy/template.ts'
+import { packageVariant, type Variant, variants } from '../infra/lint/variants.ts'
 
 const folder = fileURLToPath(new URL(`../.esbuild/policies-${randomUUID()}`, import.meta.url))
 afterAll(() => rm(folder, { recursive: true, force: true }))

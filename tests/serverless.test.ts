@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, describe, expect, it } from 'vitest'
-import type { Resource } from '../infra/lint/variants.ts'
+import type { Resource } from '../infra/deploy/template.ts'
 import { exampleDatabase } from './support/examples.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))

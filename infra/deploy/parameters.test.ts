@@ -30,6 +30,7 @@ const defaults = {
   keepDeadLetterDays: 30,
   lingerMs: 200,
   maxPollers: 4,
+  reservePollers: 'true',
 }
 
 const existing = {

@@ -132,6 +132,7 @@ function checkFunctions(parameters: Reader): void {
     )
   }
   parameters.integer('maxPollers', 1, 1_000)
+  parameters.oneOf('reservePollers', ['true', 'false'])
   parameters.integer('lingerMs', 0, 60_000)
   for (const name of ['keepEventDays', 'keepAttemptDays', 'keepDeadLetterDays'])
     parameters.number(name, 0, 36_500)

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { readFile, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { promisify } from 'node:util'
 import { project } from '../local/home.ts'
@@ -34,19 +34,6 @@ function secretArn(name: string): string {
   return `arn:aws:secretsmanager:eu-central-1:123456789012:secret:${name}`
 }
 
-/** A CloudFormation template, as far as anything here looks into it. */
-export interface Template {
-  readonly Resources: Readonly<Record<string, Resource>>
-  readonly Outputs?: Readonly<Record<string, object>>
-}
-
-/** One resource of a template. */
-export interface Resource {
-  readonly Type: string
-  readonly DependsOn?: string | readonly string[]
-  readonly Properties?: Readonly<Record<string, unknown>>
-}
-
 /**
  * Packages a variant, as `serverless deploy` would, for the stage `production`.
  * @param folder where to, in the project
@@ -60,9 +47,4 @@ export async function packageVariant(variant: Variant, folder: string): Promise<
   const program = join(project, 'node_modules/serverless/bin/serverless.js')
   await promisify(execFile)(process.execPath, [program, ...args], { cwd: project })
   return join(folder, 'cloudformation-template-update-stack.json')
-}
-
-/** Reads a template that was packaged. */
-export async function readTemplate(path: string): Promise<Template> {
-  return JSON.parse(await readFile(path, 'utf8')) as Template
 }

@@ -1,0 +1,181 @@
+import {
+  DescribeRouteTablesCommand,
+  DescribeSecurityGroupsCommand,
+  DescribeSubnetsCommand,
+  DescribeVpcEndpointsCommand,
+  type EC2Client,
+  type RouteTable,
+  type SecurityGroup,
+  type Subnet,
+  type VpcEndpoint,
+} from '@aws-sdk/client-ec2'
+import { error, type Finding, note } from './finding.ts'
+
+/** The subnets and groups that a deployment names, and what the network needs to have. */
+export interface NetworkNeeds {
+  readonly region: string
+  readonly subnetIds: ReadonlyArray<string>
+  readonly securityGroupIds: ReadonlyArray<string>
+  readonly databasePort: number
+  readonly services: ReadonlyArray<Service>
+}
+
+/** A service of AWS that functions call. */
+export type Service = 'lambda' | 's3' | 'secretsmanager'
+
+/** What EC2 says of them. */
+export interface Network {
+  readonly subnets: ReadonlyArray<Subnet>
+  readonly groups: ReadonlyArray<SecurityGroup>
+  readonly routeTables: ReadonlyArray<RouteTable>
+  readonly endpoints: ReadonlyArray<VpcEndpoint>
+}
+
+/** Reads the network that the functions would be in. */
+export async function readNetwork(ec2: EC2Client, needs: NetworkNeeds): Promise<Network> {
+  // By filters: an id that there is not is then missing from the answer instead of an error.
+  const [{ Subnets = [] }, { SecurityGroups = [] }] = await Promise.all([
+    ec2.send(new DescribeSubnetsCommand({ Filters: [{ Name: 'subnet-id', Values: [...needs.subnetIds] }] })),
+    ec2.send(
+      new DescribeSecurityGroupsCommand({
+        Filters: [{ Name: 'group-id', Values: [...needs.securityGroupIds] }],
+      }),
+    ),
+  ])
+  const vpcs = [...new Set(Subnets.flatMap(({ VpcId }) => VpcId ?? []))]
+  if (vpcs.length === 0) return { subnets: [], groups: SecurityGroups, routeTables: [], endpoints: [] }
+  const Filters = [{ Name: 'vpc-id', Values: vpcs }]
+  const [{ RouteTables = [] }, { VpcEndpoints = [] }] = await Promise.all([
+    ec2.send(new DescribeRouteTablesCommand({ Filters })),
+    ec2.send(new DescribeVpcEndpointsCommand({ Filters })),
+  ])
+  return { subnets: Subnets, groups: SecurityGroups, routeTables: RouteTables, endpoints: VpcEndpoints }
+}
+
+/** What is wrong with a network for the functions. */
+export function judgeNetwork(needs: NetworkNeeds, network: Network): Finding[] {
+  const missing = [
+    ...needs.subnetIds.filter((id) => !network.subnets.some(({ SubnetId }) => SubnetId === id)),
+    ...needs.securityGroupIds.filter((id) => !network.groups.some(({ GroupId }) => GroupId === id)),
+  ]
+  if (missing.length > 0) {
+    return missing.map((id) =>
+      error(`There is no ${id} in ${needs.region}, or you may not see it. Check the id, and --region.`),
+    )
+  }
+  return [...judgePlaces(network), ...judgeGroups(needs, network), ...judgeRoutes(needs, network)]
+}
+
+function judgePlaces({ subnets, groups }: Network): Finding[] {
+  const vpcs = new Set([...subnets, ...groups].map(({ VpcId }) => VpcId))
+  if (vpcs.size > 1) {
+    const all = [...vpcs].join(', ')
+    return [error(`The subnets and security groups are in several VPCs: ${all}. Give those of one.`)]
+  }
+  const zones = new Set(subnets.map(({ AvailabilityZone }) => AvailabilityZone))
+  if (zones.size > 1) return []
+  return [
+    note(`All subnets are in ${[...zones][0]}: when that zone fails, nothing is handled until it is back.`),
+  ]
+}
+
+function judgeGroups({ databasePort }: NetworkNeeds, { groups }: Network): Finding[] {
+  const ports = { 'the database': databasePort, AWS: 443 }
+  return Object.entries(ports)
+    .filter(([, port]) => !groups.some((group) => lets(group.IpPermissionsEgress ?? [], port)))
+    .map(([whom, port]) => {
+      const id = groups[0]?.GroupId
+      return error(
+        `No security group of the functions lets them out to port ${port}, to ${whom}. Let them:\n` +
+          `  aws ec2 authorize-security-group-egress --group-id ${id} --protocol tcp --port ${port} --cidr 0.0.0.0/0`,
+      )
+    })
+}
+
+/** Whether one of a group's rules is for a TCP port, to or from whomever. */
+export function lets(
+  rules: ReadonlyArray<{
+    IpProtocol?: string | undefined
+    FromPort?: number | undefined
+    ToPort?: number | undefined
+  }>,
+  port: number,
+): boolean {
+  return rules.some(
+    ({ IpProtocol, FromPort = port, ToPort = port }) =>
+      IpProtocol === '-1' || (IpProtocol === 'tcp' && FromPort <= port && port <= ToPort),
+  )
+}
+
+/** What fails when the functions have no way to a service. */
+const uses: Readonly<Record<Service, string>> = {
+  lambda: 'wake could not go on when its time is up, or call helpers',
+  s3: 'migrate could not answer CloudFormation, and the deployment would wait in vain and fail',
+  secretsmanager: 'the functions could not read how to sign in to the database',
+}
+
+function judgeRoutes(needs: NetworkNeeds, network: Network): Finding[] {
+  return network.subnets.flatMap((subnet) => {
+    const table = routeTableOf(subnet, network)
+    if (hasNat(table)) return []
+    return needs.services
+      .filter((service) => !hasEndpoint(service, subnet, table, network))
+      .map((service) => error(sayWayless(service, needs, subnet, table)))
+  })
+}
+
+function routeTableOf({ SubnetId, VpcId }: Subnet, { routeTables }: Network): RouteTable | undefined {
+  const own = routeTables.find(({ Associations }) => Associations?.some((one) => one.SubnetId === SubnetId))
+  const main = ({ VpcId: vpc, Associations }: RouteTable): boolean =>
+    vpc === VpcId && Associations?.some((one) => one.Main) === true
+  return own ?? routeTables.find(main)
+}
+
+/** A way to the whole internet for machines without a public address: whatever it is, but an internet gateway. */
+function hasNat(table: RouteTable | undefined): boolean {
+  return defaultRoutes(table).some(({ GatewayId }) => !GatewayId?.startsWith('igw-'))
+}
+
+function defaultRoutes(table: RouteTable | undefined) {
+  return (table?.Routes ?? []).filter(
+    ({ DestinationCidrBlock, State }) => DestinationCidrBlock === '0.0.0.0/0' && State !== 'blackhole',
+  )
+}
+
+function hasEndpoint(
+  service: Service,
+  { VpcId }: Subnet,
+  table: RouteTable | undefined,
+  { endpoints }: Network,
+): boolean {
+  return endpoints.some(
+    (endpoint) =>
+      endpoint.VpcId === VpcId &&
+      endpoint.ServiceName?.endsWith(`.${service}`) === true &&
+      (endpoint.VpcEndpointType === 'Gateway'
+        ? endpoint.RouteTableIds?.includes(table?.RouteTableId ?? '') === true
+        : endpoint.PrivateDnsEnabled === true),
+  )
+}
+
+function sayWayless(
+  service: Service,
+  { region, securityGroupIds }: NetworkNeeds,
+  { SubnetId, VpcId }: Subnet,
+  table: RouteTable | undefined,
+): string {
+  const isPublic = defaultRoutes(table).length > 0
+  const found = isPublic
+    ? 'its way out is an internet gateway, which is none for functions: they have no public address'
+    : 'its routes lead to no NAT gateway'
+  const made = `aws ec2 create-vpc-endpoint --vpc-id ${VpcId} --service-name com.amazonaws.${region}.${service}`
+  const command =
+    service === 's3'
+      ? `${made} --vpc-endpoint-type Gateway --route-table-ids ${table?.RouteTableId}`
+      : `${made} --vpc-endpoint-type Interface --subnet-ids ${SubnetId} --security-group-ids ${securityGroupIds[0]}`
+  const price = service === 's3' ? 'free' : 'about 8 USD a month'
+  return (
+    `The subnet ${SubnetId} has no way to ${service}: there is no endpoint for it, and ${found}. So ${uses[service]}.\n` +
+    `Make an endpoint (${price}) or a NAT gateway:\n  ${command}`
+  )
+}
