@@ -3,11 +3,20 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, it } from 'vitest'
+import { needsOf } from '../infra/deploy/permissions.ts'
 import { type Resource, readTemplate } from '../infra/deploy/template.ts'
 import { packageVariant, type Variant, variants } from '../infra/lint/variants.ts'
+import { packaging } from './support/packaging.ts'
 
 const folder = fileURLToPath(new URL(`../.esbuild/policies-${randomUUID()}`, import.meta.url))
 afterAll(() => rm(folder, { recursive: true, force: true }))
+
+const place = {
+  partition: 'aws',
+  region: 'eu-central-1',
+  account: '123456789012',
+  stack: 'loopless-production',
+}
 
 /** A statement of a policy; any other key in it would be missing from the snapshot. */
 interface Statement {
@@ -19,12 +28,14 @@ interface Statement {
   Condition?: unknown
 }
 
-describe('the packaged policies', { timeout: 120_000 }, () => {
+describe('the packaged policies', { timeout: 300_000 }, () => {
   // A permission that is widened, or a new one, shows as a line in a review.
   for (const variant of Object.keys(variants) as Variant[]) {
     it(`allow nothing but what is listed: ${variant}`, async () => {
-      const { Resources } = await readTemplate(await packageVariant(variant, join(folder, variant)))
-      const lines = Object.entries(Resources).flatMap(([name, resource]) => {
+      const path = await packaging(() => packageVariant(variant, join(folder, variant)))
+      const template = await readTemplate(path)
+      expect(needsOf(template, place)).not.toEqual([]) // it throws for a type that it does not know
+      const lines = Object.entries(template.Resources).flatMap(([name, resource]) => {
         const permissions = permissionsOf(resource)
         return permissions.length === 0 ? [] : [name, ...permissions.map((line) => `  ${line}`), '']
       })

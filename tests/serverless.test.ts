@@ -7,6 +7,7 @@ import { promisify } from 'node:util'
 import { afterAll, describe, expect, it } from 'vitest'
 import type { Resource } from '../infra/deploy/template.ts'
 import { exampleDatabase } from './support/examples.ts'
+import { packaging } from './support/packaging.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const { url, publish } = await exampleDatabase()
@@ -25,7 +26,7 @@ function serverless(args: string[], env: NodeJS.ProcessEnv): Promise<{ stdout: s
 
 /** The template of a deployment of the stage `production`. */
 async function packaged(env: NodeJS.ProcessEnv) {
-  await serverless(['package', '--stage', 'production', '--package', target], env)
+  await packaging(() => serverless(['package', '--stage', 'production', '--package', target], env))
   return JSON.parse(await readFile(join(root, target, 'cloudformation-template-update-stack.json'), 'utf8'))
 }
 
@@ -38,7 +39,7 @@ function namesIn(zip: Buffer): string[] {
   return names
 }
 
-describe('serverless package', { timeout: 60_000 }, () => {
+describe('serverless package', { timeout: 300_000 }, () => {
   const production = {
     DATABASE_URL: 'postgres://production.example/bus',
     GITHUB_WEBHOOK_SECRET: 'the secret of the webhook',

@@ -14,7 +14,8 @@
 export default class CheckParameters {
   /** @param {Serverless} serverless */
   constructor(serverless) {
-    this.hooks = { 'before:package:initialize': () => check(serverless) }
+    // Ahead of the first step, which removes what was packaged before.
+    this.hooks = { 'before:package:cleanup': () => check(serverless) }
   }
 }
 
