@@ -14,6 +14,7 @@ export default defineConfig({
   ],
   test: {
     include: ['{src,functions,infra,tests}/**/*.test.ts'],
+    exclude: ['tests/runtime/**', 'tests/localstack/**'], // lanes of their own
     globalSetup: './tests/support/global-setup.ts',
     pool: 'forks',
     maxWorkers: 4, // most of the time goes by in servers and child processes

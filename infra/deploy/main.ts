@@ -32,16 +32,24 @@ async function main(): Promise<number> {
   const profile = option('--aws-profile')
   if (profile !== undefined) process.env['AWS_PROFILE'] = profile
   const plan = await step('Packages', () => readPlan(args), say)
-  const findings = await step('Checks', () => checkPlan(plan), sayCount)
+  const findings = await step(
+    'Checks',
+    () => checkPlan(plan),
+    () => 'Permissions, network and database looked at',
+  )
   printFindings(findings)
   const isRefused = findings.some(({ level }) => level === 'error')
   if (isDryRun) printPlan(plan)
   if (isRefused) {
     print()
-    print('Nothing was deployed.')
+    print(`Nothing was deployed. Mend what is marked ${paint('red', '✗')} first.`)
     return 1
   }
-  if (isDryRun) return 0
+  if (isDryRun) {
+    print()
+    print('Nothing was deployed: a dry run. Nothing was found that would fail.')
+    return 0
+  }
   print()
   const { status } = spawnSync(process.execPath, [serverless, 'deploy', ...args], {
     cwd: project,
@@ -59,11 +67,6 @@ function option(name: string): string | undefined {
 
 function say({ stack, region, template }: Plan): string {
   return `${Object.keys(template.Resources).length} resources packaged for the stack ${stack} in ${region}`
-}
-
-function sayCount(findings: ReadonlyArray<Finding>): string {
-  const errors = findings.filter(({ level }) => level === 'error').length
-  return errors === 0 ? 'Nothing found that would fail' : `${errors} to be mended before it can be deployed`
 }
 
 function printFindings(findings: ReadonlyArray<Finding>): void {
@@ -87,8 +90,6 @@ function printPlan({ stack, region, template }: Plan): void {
     print(`${String(names.length).padStart(3)} ${type}`)
     print(wrap(names.join(', '), 72).replace(/^/gm, paint('dim', '    ')))
   }
-  print()
-  print('Nothing was deployed.')
 }
 
 function printError(message: string): void {

@@ -115,13 +115,15 @@ const uses: Readonly<Record<Service, string>> = {
 }
 
 function judgeRoutes(needs: NetworkNeeds, network: Network): Finding[] {
-  return network.subnets.flatMap((subnet) => {
-    const table = routeTableOf(subnet, network)
-    if (hasNat(table)) return []
-    return needs.services
-      .filter((service) => !hasEndpoint(service, subnet, table, network))
-      .map((service) => error(sayWayless(service, needs, subnet, table)))
+  return needs.services.flatMap((service) => {
+    const wayless = network.subnets.filter((subnet) => !hasWay(service, subnet, network))
+    return wayless.length === 0 ? [] : [error(sayWayless(service, needs, wayless, network))]
   })
+}
+
+function hasWay(service: Service, subnet: Subnet, network: Network): boolean {
+  const table = routeTableOf(subnet, network)
+  return hasNat(table) || hasEndpoint(service, subnet, table, network)
 }
 
 function routeTableOf({ SubnetId, VpcId }: Subnet, { routeTables }: Network): RouteTable | undefined {
@@ -161,21 +163,26 @@ function hasEndpoint(
 function sayWayless(
   service: Service,
   { region, securityGroupIds }: NetworkNeeds,
-  { SubnetId, VpcId }: Subnet,
-  table: RouteTable | undefined,
+  subnets: ReadonlyArray<Subnet>,
+  network: Network,
 ): string {
-  const isPublic = defaultRoutes(table).length > 0
+  const tables = subnets.map((subnet) => routeTableOf(subnet, network))
+  const isPublic = tables.some((table) => defaultRoutes(table).length > 0)
   const found = isPublic
-    ? 'its way out is an internet gateway, which is none for functions: they have no public address'
-    : 'its routes lead to no NAT gateway'
-  const made = `aws ec2 create-vpc-endpoint --vpc-id ${VpcId} --service-name com.amazonaws.${region}.${service}`
-  const command =
+    ? 'an internet gateway is none for functions, which have no public address'
+    : 'no route leads to a NAT gateway'
+  const [subnet] = subnets
+  const made = `aws ec2 create-vpc-endpoint --vpc-id ${subnet?.VpcId} --service-name com.amazonaws.${region}.${service}`
+  const tableIds = new Set(tables.map((table) => table?.RouteTableId))
+  const [price, command] =
     service === 's3'
-      ? `${made} --vpc-endpoint-type Gateway --route-table-ids ${table?.RouteTableId}`
-      : `${made} --vpc-endpoint-type Interface --subnet-ids ${SubnetId} --security-group-ids ${securityGroupIds[0]}`
-  const price = service === 's3' ? 'free' : 'about 8 USD a month'
+      ? ['free', `${made} --vpc-endpoint-type Gateway --route-table-ids ${[...tableIds].join(' ')}`]
+      : [
+          'about 8 USD a month',
+          `${made} --vpc-endpoint-type Interface --subnet-ids ${subnet?.SubnetId} --security-group-ids ${securityGroupIds[0]}`,
+        ]
   return (
-    `The subnet ${SubnetId} has no way to ${service}: there is no endpoint for it, and ${found}. So ${uses[service]}.\n` +
-    `Make an endpoint (${price}) or a NAT gateway:\n  ${command}`
+    `There is no way to ${service} from ${subnets.map(({ SubnetId }) => SubnetId).join(' and ')}: there is no endpoint for it, ` +
+    `and ${found}. So ${uses[service]}.\nMake an endpoint (${price}) or a NAT gateway:\n  ${command}`
   )
 }

@@ -124,10 +124,10 @@ function checkNew(parameters: Reader): void {
 }
 
 function checkFunctions(parameters: Reader): void {
-  if (parameters.text('githubWebhookSecret').length < 10) {
+  if (parameters.text('githubWebhookSecret').length < 8) {
     parameters.problem(
       'githubWebhookSecret',
-      'to be the secret of the webhook, 10 characters or more',
+      'to be the secret of the webhook, 8 characters or more',
       'Make one with `openssl rand -hex 32`, and give it with --param or as GITHUB_WEBHOOK_SECRET.',
     )
   }
