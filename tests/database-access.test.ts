@@ -142,8 +142,8 @@ describe('by secret', () => {
   it('says so when the secret may not be read', async () => {
     manager.secret = null
     await expect(coldStart(bySecret)()).rejects.toMatchObject({
-      name: 'AccessDeniedException',
-      message: expect.stringContaining('You may not.'),
+      name: 'SettingError',
+      message: `Secrets Manager refused ${arn}: AccessDeniedException: You may not. The function's role needs secretsmanager:GetSecretValue on it, and kms:Decrypt on its key when it has one of its own.`,
     })
   })
 })

@@ -1,4 +1,5 @@
-import { type Environment, SettingError } from './setting.ts'
+import { fetchSecret } from './fetch-secret.ts'
+import { SettingError } from './setting.ts'
 
 /** What a secret says of a database: the form that RDS and Secrets Manager give it. */
 export interface DatabaseSecret {
@@ -14,7 +15,7 @@ const keptMs = 30_000
 
 /** A secret, read when it is needed. */
 export interface SecretReader {
-  /** The secret as it is now, or was at most 30 s ago. @throws SettingError, and what Secrets Manager answers */
+  /** The secret as it is now, or was at most 30 s ago. @throws SettingError */
   read(): Promise<DatabaseSecret>
   /** Forgets what was read, as after a sign-in that was refused: the secret may have been rotated. */
   forget(): void
@@ -47,26 +48,6 @@ export function secretReader(
       kept = null
     },
   }
-}
-
-async function fetchSecret(arn: string): Promise<string> {
-  // imported here, so that a function that signs in otherwise does not load it
-  const { SecretsManagerClient, GetSecretValueCommand } = await import('@aws-sdk/client-secrets-manager')
-  const region = regionOfArn(arn, process.env)
-  const client = new SecretsManagerClient({ ...(region && { region }), maxAttempts: 3 })
-  try {
-    const { SecretString: text } = await client.send(new GetSecretValueCommand({ SecretId: arn }), {
-      abortSignal: AbortSignal.timeout(10_000),
-    })
-    if (text === undefined) throw new SettingError(`Expected the secret ${arn} to be text, got binary.`)
-    return text
-  } finally {
-    client.destroy()
-  }
-}
-
-function regionOfArn(arn: string, environment: Environment): string | undefined {
-  return arn.match(/^arn:[^:]+:secretsmanager:([^:]+):/)?.[1] ?? environment['AWS_REGION']
 }
 
 /** Nothing of the text is ever said: it holds a password. */

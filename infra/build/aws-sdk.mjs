@@ -2,7 +2,7 @@
 // other places too, and what looks there is half of each (2026-11-25: 382 KB of client-lambda, 255 without). A client
 // that a handler uses is left as it is.
 
-const ours = /[\\/]node_modules[\\/]@aws-sdk[\\/](client-lambda|client-secrets-manager|rds-signer)[\\/]/
+const ours = /[\\/]node_modules[\\/]@aws-sdk[\\/](client-lambda|rds-signer)[\\/]/
 
 /** @returns {import('esbuild').Plugin} */
 export function awsSdk() {

@@ -32,10 +32,10 @@ export function certificatesSource() {
   const packed = brotliCompressSync(Buffer.concat(found.map(({ raw }) => raw))).toString('base64')
   const places = found.map(({ region, raw }) => [region, raw.length])
   return `
-    import { brotliDecompressSync } from 'node:zlib'
     const places = ${JSON.stringify(places)}
     export function certificatesOf(region) {
       if (!places.some(([name]) => name === region)) return []
+      const { brotliDecompressSync } = process.getBuiltinModule('node:zlib') // loaded by those who need it alone
       const all = brotliDecompressSync(Buffer.from('${packed}', 'base64'))
       const found = []
       let from = 0

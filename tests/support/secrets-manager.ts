@@ -22,7 +22,7 @@ export async function secretsManager(): Promise<SecretsManager> {
       return
     }
     response.statusCode = 400
-    response.end('{"__type":"AccessDeniedException","Message":"You may not."}')
+    response.end('{"__type":"AccessDeniedException","Message":"You may not"}')
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')

@@ -1,20 +1,25 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, describe, expect, inject, it } from 'vitest'
-import { commandLine } from '../../tests/support/cli.ts'
-import { testDatabase } from '../../tests/support/database.ts'
-import { as, testRoles } from '../../tests/support/roles.ts'
-import { startServer } from '../../tests/support/server.ts'
-import { withSession } from '../../tests/support/session.ts'
-import { drain } from '../drain.ts'
-import { defineEvent } from '../event.ts'
-import { defineHandler } from '../handler.ts'
-import { defineHandlers } from '../handler-set.ts'
-import { prune } from '../prune.ts'
-import { publish } from '../publish.ts'
-import { publishMany } from '../publish-many.ts'
-import { connect, type Sql } from './client.ts'
-import { type Migration, migrate, readMigrations } from './migrate.ts'
-import { createRoles } from './roles.ts'
+import { readMigrations } from '../src/db/migrate.ts'
+import {
+  connect,
+  createRoles,
+  defineEvent,
+  defineHandler,
+  defineHandlers,
+  drain,
+  type Migration,
+  migrate,
+  prune,
+  publish,
+  publishMany,
+  type Sql,
+} from '../src/index.ts'
+import { commandLine } from './support/cli.ts'
+import { testDatabase } from './support/database.ts'
+import { as, testRoles } from './support/roles.ts'
+import { startServer } from './support/server.ts'
+import { withSession } from './support/session.ts'
 
 const now = new Date('2030-01-01T00:00:00Z')
 const roles = testRoles()
