@@ -394,16 +394,22 @@ describe('with RDS', () => {
       await withSession(server.url, async (admin) => {
         await admin`create role rds_iam`
         await admin`create role master login createrole`
-        await admin`grant rds_iam to master with admin option`
         await admin`alter database postgres owner to master`
       })
       const rds = as('master', server.url)
-      const options = { now, withTokens: true, names: { viewer: 'master' } }
-      const created = await using(rds, async (client) => {
-        await client`set role master`
+      const refused = await using(rds, async (client) => {
         await migrate(client)
-        return createRoles(client, options)
+        return createRoles(client, { now, withTokens: true }).catch((error: Error) => error)
       })
+      expect(refused).toMatchObject({
+        name: 'RoleError',
+        message: expect.stringMatching(
+          /^"loopless_publisher" cannot be made a member of rds_iam: .*\. Run this as the master user of the database, or have that run: grant rds_iam to master with admin option;$/,
+        ),
+      })
+      await withSession(server.url, (admin) => admin`grant rds_iam to master with admin option`)
+      const options = { now, withTokens: true, names: { viewer: 'master' } }
+      const created = await using(rds, (client) => createRoles(client, options))
       expect(created.map(({ granted }) => granted.includes('rds_iam'))).toEqual([true, true, false])
       const again = await using(rds, (client) => createRoles(client, options))
       expect(again.map(({ granted }) => granted)).toEqual([[], [], []])

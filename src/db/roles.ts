@@ -113,28 +113,28 @@ async function grantPart(tx: TransactionSql, part: Part, name: string, now: Date
 
 /** @returns whether it was let in by tokens just now */
 async function allowTokens(tx: TransactionSql, name: string): Promise<boolean> {
-  const [row] = await tx<{ exists: boolean; hasIt: boolean; isOwn: boolean }[]>`
+  const [row] = await tx<{ exists: boolean; hasIt: boolean; user: string }[]>`
     select
       to_regrole('rds_iam') is not null as exists,
       exists (
         select from pg_auth_members m
         where m.roleid = to_regrole('rds_iam') and m.member = (select oid from pg_roles where rolname = ${name})
       ) as "hasIt",
-      current_user = ${name} as "isOwn"`
+      current_user as user`
   if (!row?.exists) {
     throw new RoleError(
       'There is no role rds_iam here: this is not RDS or Aurora. Leave --iam out, and give the roles passwords.',
     )
   }
   // the one who runs this may sign in by password, which rds_iam would end
-  if (row.hasIt || row.isOwn) return false
+  if (row.hasIt || row.user === name) return false
   try {
     await tx`grant rds_iam to ${tx(name)}`
     return true
   } catch (cause) {
     if ((cause as { code?: string }).code !== '42501') throw cause
     throw new RoleError(
-      `"${name}" cannot be made a member of rds_iam: ${(cause as Error).message}. Run this as the master user of the database.`,
+      `"${name}" cannot be made a member of rds_iam: ${(cause as Error).message}. Run this as the master user of the database, or have that run: grant rds_iam to ${quoted(row.user)} with admin option;`,
       { cause },
     )
   }
