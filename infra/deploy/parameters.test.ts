@@ -22,6 +22,7 @@ const defaults = {
   databaseBackupDays: 7,
   databaseDeletionPolicy: 'Snapshot',
   databaseDeletionProtection: true,
+  databaseDataApi: false,
   githubWebhookSecret: 'a secret of 22 letters',
   pollSchedule: 'rate(1 minute)',
   pollAlarmSeconds: 300,

@@ -116,6 +116,7 @@ function checkNew(parameters: Reader): void {
   parameters.integer('databaseBackupDays', 1, 35)
   parameters.oneOf('databaseDeletionPolicy', ['Snapshot', 'Retain', 'Delete'])
   parameters.oneOf('databaseDeletionProtection', ['true', 'false'])
+  parameters.oneOf('databaseDataApi', ['true', 'false'])
   parameters.matches(
     'vpcCidr',
     /^\d+\.\d+\.\d+\.\d+\/(1[6-9]|2[0-3])$/,
