@@ -23,9 +23,9 @@ export function handledLog(): HandledLog {
   let arrival = Promise.withResolvers<void>()
   return {
     hear(line) {
-      const at = line.indexOf('{"level":"info","message":"Handled."')
-      if (at < 0) return
-      runs.push(...(JSON.parse(line.slice(at)) as { runs: HandledRun[] }).runs)
+      const told = readTold<{ runs: HandledRun[] }>(line, 'Handled.')
+      if (told === undefined) return
+      runs.push(...told.runs)
       arrival.resolve()
     },
     take() {
@@ -44,7 +44,17 @@ export function handledLog(): HandledLog {
 
 /** When something is due next, from the line that a poller writes at its end; undefined in other lines. */
 export function readNextDue(line: string): Date | undefined {
-  if (!line.includes('"message":"Polled."')) return undefined
-  const { nextDueAt } = JSON.parse(line.slice(line.indexOf('{'))) as { nextDueAt: string | null }
-  return nextDueAt === null ? undefined : new Date(nextDueAt)
+  const nextDueAt = readTold<{ nextDueAt: string | null }>(line, 'Polled.')?.nextDueAt
+  return nextDueAt ? new Date(nextDueAt) : undefined
+}
+
+/** A line of JSON with that message; undefined in other lines, of which anybody may write any. */
+function readTold<Told>(line: string, message: string): Told | undefined {
+  const at = line.indexOf(`{"level":"info","message":"${message}"`)
+  if (at < 0) return undefined
+  try {
+    return JSON.parse(line.slice(at)) as Told
+  } catch {
+    return undefined
+  }
 }

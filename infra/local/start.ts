@@ -146,7 +146,11 @@ async function showHandled(sql: Sql): Promise<never> {
     await handled.some()
     await sleep(50) // what belongs together comes within moments
     const runs = handled.take()
-    printRuns(runs, await measureLatency(sql, runs))
+    try {
+      printRuns(runs, await measureLatency(sql, runs))
+    } catch (error) {
+      warn(error)
+    }
   }
 }
 
