@@ -66,7 +66,7 @@ const rules = [
   {
     name: 'definitions-are-below-the-stages',
     severity: 'error',
-    from: { path: '^src/(event|handler|errors|db/[^/]+)\\.ts$' },
+    from: { path: '^src/(event|handler|errors|db/[^/]+)\\.ts$', pathNot: '\\.test\\.ts$' },
     to: { path: sourceOf(stages), reachable: true },
   },
   {
