@@ -1,7 +1,9 @@
 import { InvalidOptionError, LeaseLostError } from './errors.ts'
 import { resolveLimits } from './limits.ts'
-import { type PollOptions, poll } from './poll.ts'
 import { addReport, emptyReport, type PollReport } from './report.ts'
+import { runStep } from './run-step.ts'
+import { giveBack, type StepEnd } from './settle-step.ts'
+import { openStep, type PollOptions, type Step } from './step.ts'
 
 export interface DrainOptions extends Omit<PollOptions, 'durations'> {
   /** The time that decisions go by; read once a poll. */
@@ -23,63 +25,81 @@ export interface DrainReport extends PollReport {
 
 /** Kept free before the deadline for settling, at most a fifth of the whole time. */
 const settleReserveMs = 1_000
-/** A claim grows while a poll takes less than this, and shrinks when it takes four times as long. */
+/** A claim grows while claiming and handling take less than this, and shrinks when they take four times as long. */
 const quickPollMs = 250
 const firstClaim = 50
 
 /**
  * Polls until nothing is due or the deadline nears, and never runs past it. Starts only what fits; what it did not
  * start is free for others at once. Claims begin small and grow while polls are quick, so that a drain of slow
- * handlers does not hoard what others could run.
- * @throws as `poll`, but for LeaseLostError, which is counted
+ * handlers does not hoard what others could run. While a poll is settled the next one claims; when that fails, the next
+ * poll claims again, and says what is wrong.
+ * @throws as `poll`, but for LeaseLostError, which is counted; polls before are settled and announced
  */
 export async function drain(options: DrainOptions): Promise<DrainReport> {
-  const { clock, deadline, signal, onPoll, ...pollOptions } = options
+  const limits = resolveLimits(options.limits)
+  const report = emptyDrainReport()
+  const nextStep = stepsUntilDeadline(options)
+  let last: Step | null = null
+  let ahead: StepEnd['ahead'] = null
+  for (;;) {
+    const claimed = await ahead
+    const step: Step | null = claimed?.step ?? nextStep(last)
+    if (step === null) return report
+    last = step
+    try {
+      const end = await runStep(step, claimed?.work ?? null, () => nextStep(step))
+      ahead = end.ahead
+    } catch (error) {
+      if (!(error instanceof LeaseLostError)) throw error
+      report.leasesLost++
+      ahead = null
+      continue
+    }
+    report.polls++
+    addReport(report, step.report)
+    try {
+      await options.onPoll?.()
+    } catch (error) {
+      await giveBack(ahead)
+      throw error
+    }
+    const { claimed: count, released, repaired, nextDueAt } = step.report
+    report.drained = count === 0 && !isDue(nextDueAt, step.now)
+    const isOutOfTime = released > 0 && (released === count || step.limits.seconds < limits.seconds)
+    const isElsewhere = count + repaired === 0 // what is due is in the hands of another poller
+    if (report.drained || isOutOfTime || isElsewhere) return report
+  }
+}
+
+/** Makes what opens the step behind another; null: no time is left, or the signal ends the drain. */
+function stepsUntilDeadline(options: DrainOptions): (last: Step | null) => Step | null {
+  const { clock, deadline, onPoll: _, ...stepOptions } = options
   if (!(deadline instanceof Date) || Number.isNaN(deadline.getTime())) {
     throw new InvalidOptionError(`Expected deadline to be a valid Date, got ${String(deadline)}.`)
   }
   const limits = resolveLimits(options.limits)
-  const report = emptyDrainReport()
   const durations = new Map<string, number>()
   const reserveMs = Math.min(settleReserveMs, (deadline.getTime() - clock().getTime()) / 5)
-  let events = Math.min(firstClaim, limits.events)
-  while (!signal?.aborted) {
+  return (last) => {
+    if (options.signal?.aborted) return null
     const now = clock()
     const seconds = Math.min(limits.seconds, (deadline.getTime() - now.getTime() - reserveMs) / 1000)
-    if (seconds < 0.01) return report
-    const beganMs = performance.now()
-    let one: PollReport
-    try {
-      one = await poll(now, {
-        ...pollOptions,
-        durations,
-        limits: { ...limits, events, seconds },
-        ...(signal && { signal }),
-      })
-    } catch (error) {
-      if (!(error instanceof LeaseLostError)) throw error
-      report.leasesLost++
-      continue
-    }
-    report.polls++
-    addReport(report, one)
-    events = nextClaim(events, limits.events, performance.now() - beganMs)
-    await onPoll?.()
-    report.drained = one.claimed === 0 && !isDue(one.nextDueAt, now)
-    const isOutOfTime = one.released > 0 && (one.released === one.claimed || seconds < limits.seconds)
-    const isElsewhere = one.claimed + one.repaired === 0 // what is due is in the hands of another poller
-    if (report.drained || isOutOfTime || isElsewhere) return report
+    if (seconds < 0.01) return null
+    const events = last ? nextClaim(last, limits.events) : Math.min(firstClaim, limits.events)
+    return openStep(now, { ...stepOptions, durations, limits: { ...limits, events, seconds } })
   }
-  return report
+}
+
+/** Asked at the end of a step's handlers, or of the step. */
+function nextClaim({ startMs, limits: { events } }: Step, most: number): number {
+  const tookMs = performance.now() - startMs
+  if (tookMs < quickPollMs) return Math.min(events * 2, most)
+  return tookMs > 4 * quickPollMs ? Math.max(1, Math.floor(events / 2)) : events
 }
 
 export function emptyDrainReport(): DrainReport {
   return { ...emptyReport(), polls: 0, leasesLost: 0, drained: false }
-}
-
-function nextClaim(events: number, most: number, tookMs: number): number {
-  if (tookMs < quickPollMs) return Math.min(events * 2, most)
-  return tookMs > 4 * quickPollMs ? Math.max(1, Math.floor(events / 2)) : events
 }
 
 function isDue(at: Date | null, now: Date): boolean {

@@ -29,7 +29,7 @@ export { setWake, unsetWake } from './wake-target.ts'
 
 export type { Limits } from './limits.ts'
 export type { LogLevel, LogSink } from './log.ts'
-export type { PollOptions } from './poll.ts'
+export type { PollOptions } from './step.ts'
 export { poll } from './poll.ts'
 export type { PollReport } from './report.ts'
 export type { DrainOptions, DrainReport } from './drain.ts'

@@ -72,6 +72,11 @@ export function isPlainSuccess(outcomes: Outcomes): boolean {
   )
 }
 
+/** True when nothing is given back: every handler was called. */
+export function isAllStarted({ split, reopen, released, waiting }: Outcomes): boolean {
+  return split === undefined && reopen === undefined && released.length + waiting.length === 0
+}
+
 function failureOf(run: Run, clock: OutcomeClock): FailedOutcome {
   const { item, handler, attempt, error } = run
   const base = {

@@ -12,14 +12,18 @@ export interface Settlement {
   readonly now: Date
 }
 
-/** The one statement that settles; in the group's transaction it also checks that this is still the one. */
+/**
+ * The one statement that settles, sent at once, ahead of whatever is sent later; in the group's transaction it also
+ * checks that this is still the one.
+ */
 export function settleStatement(
   sql: Sql,
   { work, outcomes, now }: Settlement,
   inGroup: boolean,
 ): PromiseLike<unknown> {
   const exceptions = isPlainSuccess(outcomes) ? null : JSON.stringify(outcomes)
-  return sql`select loopless.settle(${now}, ${work.token}, ${work.batchId}, ${exceptions}::text::json, ${inGroup})`
+  return sql`
+    select loopless.settle(${now}, ${work.token}, ${work.batchId}, ${exceptions}::text::json, ${inGroup})`.execute()
 }
 
 /** Before each further try: a driver may find out that its connection is lost only by the next statement. */

@@ -4,7 +4,19 @@
  * The stages in the order of the flow; each may import those before it. What is not named here (event, handler,
  * errors, db and what a stage is made of) lies below them all.
  */
-const stages = ['backoff', 'recover', 'claim', 'handle', 'settle', 'poll', 'idle', 'drain', 'attend']
+const stages = [
+  'backoff',
+  'recover',
+  'claim',
+  'handle',
+  'settle',
+  'settle-step',
+  'run-step',
+  'poll',
+  'idle',
+  'drain',
+  'attend',
+]
 
 /** @param {string[]} names */
 const sourceOf = (names) => `^src/(${names.join('|')})\\.ts$`
