@@ -9,6 +9,7 @@ import {
   defineHandler,
   defineHandlers,
   discard,
+  drain,
   type HandledMessage,
   LeaseLostError,
   type OutgoingEvent,
@@ -224,6 +225,8 @@ function end(writer: number, isCommit: boolean): Action {
 
 interface PollDetails {
   readonly poller: number
+  /** Polls until nothing is due, at one time. */
+  readonly drains: boolean
   readonly most: number
   /** Leaves everything that must run alone to others when 0. */
   readonly alone: number
@@ -231,7 +234,7 @@ interface PollDetails {
   readonly during: ReadonlyArray<Named>
 }
 
-function pollOnce({ poller, most, alone, stopAfterCalls, during }: PollDetails): Action {
+function pollOnce({ poller, drains, most, alone, stopAfterCalls, during }: PollDetails): Action {
   return async (world) => {
     const isInner = world.polls.length > 0
     const controller = new AbortController()
@@ -251,7 +254,13 @@ function pollOnce({ poller, most, alone, stopAfterCalls, during }: PollDetails):
     try {
       const limits = { events: most, alone }
       const { signal } = controller
-      await poll(new Date(world.now), { sql: client as Sql, handlers, limits, signal, log: () => {} })
+      const now = new Date(world.now)
+      const options = { sql: client as Sql, handlers, limits, signal, log: () => {} }
+      if (!drains) await poll(now, options)
+      else {
+        const deadline = new Date(world.now + 600_000)
+        counts.leasesLost += (await drain({ ...options, clock: () => now, deadline })).leasesLost
+      }
     } catch (error) {
       if (!(error instanceof LeaseLostError)) throw error
       counts.leasesLost++
@@ -312,7 +321,7 @@ function claimLimits(world: World, most: number, leaseMs: number): ClaimLimits {
 
 /** A poller dies among others, and the next one with one of the events alone. */
 function dieTwice(leaseMs: number): Action {
-  const poll = pollOnce({ poller: 0, most: 8, alone: 0, stopAfterCalls: null, during: [] })
+  const poll = pollOnce({ poller: 0, drains: false, most: 8, alone: 0, stopAfterCalls: null, during: [] })
   return async (world) => {
     for (const action of [abandon(3, leaseMs), step(leaseMs), poll, abandonAlone(leaseMs)])
       await action(world)
@@ -421,6 +430,7 @@ const leaseMs = fc.constantFrom(1_000, 60_000, 600_000)
 const writer = fc.nat(2)
 const pollDetails = {
   poller: fc.nat(1),
+  drains: fc.boolean(),
   most: fc.integer({ min: 1, max: 8 }),
   alone: fc.constantFrom(0, 1, 20),
 }
@@ -466,7 +476,7 @@ const simple: fc.Arbitrary<Named> = fc.oneof(
 /** Another poller takes what the first one holds. */
 const overtake = [
   named('step', 100_000, step(100_000)),
-  polled({ poller: 0, most: 8, alone: 20, stopAfterCalls: null, during: [] }),
+  polled({ poller: 0, drains: false, most: 8, alone: 20, stopAfterCalls: null, during: [] }),
 ]
 const eventful = fc
   .record({

@@ -16,6 +16,7 @@ import {
 import { testDatabase } from './support/database.ts'
 import type { CrashPayload, PollClientMessage, PollClientOptions } from './support/poll-client.ts'
 import { type ProxyMessage, startProxy, type Verdict } from './support/proxy.ts'
+import { statementReader } from './support/statements.ts'
 
 // A poller is a process here, and killed at the boundaries of its stages. What it leaves must be as if it had never
 // begun, or as if it had ended well.
@@ -28,7 +29,7 @@ afterAll(() => Promise.all([proxy.close(), poller.end()]))
 beforeEach(async () => {
   proxy.judge(() => 'forward')
   await sql`truncate loopless.event, loopless.delivery, loopless.attempt, loopless.dead_letter, effect`
-  await sql`update loopless.batch set settled_at = now() where settled_at is null`
+  await sql`update loopless.batch set settled_at = coalesce(settled_at, now()), lease = null, claimed_at = null`
 })
 
 const began = Date.UTC(2026, 0, 1)
@@ -45,11 +46,12 @@ interface Boundary {
   readonly reached: Promise<unknown>
 }
 
-/** The statement does not reach the server. */
-function beforeSending(text: string): Boundary {
+/** The statement does not reach the server: the first one with this text, or a later one. */
+function beforeSending(text: string, place = 1): Boundary {
   const { promise: reached, resolve } = Promise.withResolvers<void>()
+  const isNext = whenSent(text, place)
   const judge = (message: ProxyMessage): Verdict => {
-    if (message.from === 'server' || message.type !== 'P' || !message.text.includes(text)) return 'forward'
+    if (!isNext(message)) return 'forward'
     resolve()
     return 'hold'
   }
@@ -57,21 +59,33 @@ function beforeSending(text: string): Boundary {
 }
 
 /** The statement is carried out and committed, and its answer does not reach the poller. */
-function beforeAnswer(text: string, isCommitted: () => Promise<boolean>): Boundary {
+function beforeAnswer(text: string, isCommitted: () => Promise<boolean>, place = 1): Boundary {
   const { promise, resolve } = Promise.withResolvers<void>()
+  const isNext = whenSent(text, place)
   let isSent = false
-  const judge = ({ from, type, text: body }: ProxyMessage): Verdict => {
-    if (from === 'client' && type === 'P' && body.includes(text)) isSent = true
-    if (from === 'client' || type !== 'C' || !isSent) return 'forward'
+  const judge = (message: ProxyMessage): Verdict => {
+    if (isNext(message)) isSent = true
+    if (message.from === 'client' || message.type !== 'C' || !isSent) return 'forward'
     resolve()
     return 'hold'
   }
   return { judge, reached: promise.then(() => until(isCommitted)) }
 }
 
+/** True for the message that runs a statement with this text for the n-th time. */
+function whenSent(text: string, place: number): (message: ProxyMessage) => boolean {
+  const read = statementReader()
+  let count = 0
+  return (message) => (read(message)?.includes(text) ?? false) && ++count === place
+}
+
 const isLeased = async (): Promise<boolean> =>
   (await sql`select 1 from loopless.batch where lease is not null and settled_at is null`).length > 0
 const isSettled = async (): Promise<boolean> => !(await isLeased())
+const isClaimed = (count: number) => async (): Promise<boolean> => {
+  const { settled, held } = await batches()
+  return settled + held === count
+}
 
 test.for<
   [string, { define: typeof plain; isBlocking?: boolean; isSettled?: boolean; boundary?: () => Boundary }]
@@ -81,14 +95,14 @@ test.for<
   ['in a transactional handler', { define: transactional, isBlocking: true }],
   ['before it settles a batch', { define: plain, boundary: () => beforeSending('loopless.settle(') }],
   ['before it settles a group', { define: transactional, boundary: () => beforeSending('loopless.settle(') }],
-  ['before it commits a group', { define: transactional, boundary: () => beforeSending('\0commit\0') }],
+  ['before it commits a group', { define: transactional, boundary: () => beforeSending('commit') }],
   [
     'after it settled a batch',
     { define: plain, isSettled: true, boundary: () => beforeAnswer('loopless.settle(', isSettled) },
   ],
   [
     'after it committed a group',
-    { define: transactional, isSettled: true, boundary: () => beforeAnswer('\0commit\0', isSettled) },
+    { define: transactional, isSettled: true, boundary: () => beforeAnswer('commit', isSettled) },
   ],
 ])('loses and repeats nothing of a poller killed %s', async ([, stage]) => {
   const conducts = ['succeed', stage.isBlocking ? 'block' : 'succeed', 'succeed'] as const
@@ -107,6 +121,33 @@ test.for<
   const late = await pollAll(at(leaseSeconds))
   expect(late).toEqual(stage.isSettled ? early : { claimed: 3, repaired: 3, calls: ids })
   expect(await effects()).toEqual(stage.define === transactional ? ids : [])
+  expect(await leftovers()).toEqual({ open: 0, deliveries: 0, attempts: 0, dead: 0 })
+})
+
+// The settlement of the second batch and the claim of the third are the first that are sent together.
+test.for<[string, { boundary: () => Boundary; settled: number; held: number }]>([
+  ['before either is sent', { boundary: () => beforeSending('loopless.settle(', 2), settled: 1, held: 1 }],
+  ['between the two', { boundary: () => beforeSending('loopless.claim(', 3), settled: 2, held: 0 }],
+  ['after both', { boundary: () => beforeAnswer('loopless.settle(', isClaimed(3), 2), settled: 2, held: 1 }],
+])('repeats one batch at most of a drain killed while it settles and claims, %s', async ([, stage]) => {
+  const ids = await publishMany(
+    sql,
+    Array.from({ length: 8 }, () => plain({ conduct: 'succeed' })),
+  )
+  const { judge, reached } = stage.boundary()
+  if (judge) proxy.judge(judge)
+  const client = startClient({ url: proxy.url, now: at(0).toISOString(), drainsBy: 2 })
+  await reached
+  await until(async () => (await batches()).settled === stage.settled)
+  await client.kill()
+
+  expect(client.calls).toEqual(ids.slice(0, 4))
+  expect(await batches()).toEqual({ settled: stage.settled, held: stage.held })
+  const held = ids.splice(2 * stage.settled, 2 * stage.held)
+  const free = ids.slice(2 * stage.settled)
+  expect(await pollAll(at(leaseSeconds - 1))).toEqual({ claimed: free.length, repaired: 0, calls: free })
+  const late = await pollAll(at(leaseSeconds))
+  expect(late).toEqual({ claimed: held.length, repaired: held.length, calls: held })
   expect(await leftovers()).toEqual({ open: 0, deliveries: 0, attempts: 0, dead: 0 })
 })
 
@@ -245,6 +286,17 @@ async function effects(): Promise<string[]> {
   return (await sql<{ id: string }[]>`select event_id as id from effect order by event_id`).map(
     ({ id }) => id,
   )
+}
+
+/** What a drain by twos has claimed. */
+async function batches(): Promise<{ settled: number; held: number }> {
+  const [row] = await sql<{ settled: number; held: number }[]>`
+    select
+      count(*) filter (where settled_at is not null)::int as settled,
+      count(*) filter (where settled_at is null and lease is not null)::int as held
+    from loopless.batch
+    where claimed_at = ${at(0)} and size = 2`
+  return row ?? { settled: 0, held: 0 }
 }
 
 async function attempts(): Promise<unknown[]> {

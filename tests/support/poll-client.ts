@@ -1,12 +1,14 @@
 // A poller in a process of its own, for tests that end it. Its handlers do what the payload says, and tell the test.
 
-import { connect, defineEvent, defineHandler, defineHandlers, poll } from '../../src/index.ts'
+import { connect, defineEvent, defineHandler, defineHandlers, drain, poll } from '../../src/index.ts'
 
 /** What the test asks for; the only argument, as JSON. */
 export interface PollClientOptions {
   readonly url: string
   /** When each poll happens; it ends when one has claimed nothing. */
   readonly now: string
+  /** Drains, with so many events a claim; else it polls again and again. */
+  readonly drainsBy?: number
   readonly idleInTransactionTimeoutMs?: number
 }
 
@@ -22,7 +24,7 @@ export interface CrashPayload {
 }
 
 const [, , json = '{}'] = process.argv
-const { url, now, idleInTransactionTimeoutMs } = JSON.parse(json) as PollClientOptions
+const { url, now, drainsBy, idleInTransactionTimeoutMs } = JSON.parse(json) as PollClientOptions
 
 function tell(message: PollClientMessage): Promise<void> {
   return new Promise((resolve) => process.send?.(message, undefined, {}, () => resolve()))
@@ -55,7 +57,11 @@ const sql = connect(url, {
   ...(idleInTransactionTimeoutMs !== undefined && { idleInTransactionTimeoutMs }),
 })
 try {
-  while ((await poll(new Date(now), { sql, handlers })).claimed > 0);
+  const clock = (): Date => new Date(now)
+  if (drainsBy) {
+    const deadline = new Date(clock().getTime() + 600_000)
+    await drain({ sql, handlers, clock, deadline, limits: { events: drainsBy } })
+  } else while ((await poll(clock(), { sql, handlers })).claimed > 0);
   await tell({ ended: true })
 } catch (error) {
   await tell({ failed: (error as Error).name })
