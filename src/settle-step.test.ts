@@ -226,6 +226,13 @@ describe('what was claimed ahead', () => {
     await expectFree(later(600))
   })
 
+  it('is given back when what the caller does after a poll fails', async () => {
+    await bus.publish('counted', ...range(20))
+    const onPoll = () => Promise.reject(new Error('as told'))
+    await expect(drainTens(noting([]), { onPoll })).rejects.toThrow('as told')
+    await expectFree()
+  })
+
   it('is given back, and claimed again, when the settlement finds its lease lost', async () => {
     const numbers: number[] = []
     await bus.publish('counted', ...range(20))
