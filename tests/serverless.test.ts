@@ -98,7 +98,7 @@ describe('serverless package', { timeout: 300_000 }, () => {
   })
 })
 
-describe('serverless invoke local', { timeout: 60_000 }, () => {
+describe('serverless invoke local', () => {
   it('handles what was published and ends', async () => {
     await publish('github.ping', {})
     const { stdout } = await serverless(['invoke', 'local', '-f', 'poll'], { DATABASE_URL: url })

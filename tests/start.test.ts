@@ -70,11 +70,11 @@ function start(args: string[], env: NodeJS.ProcessEnv = {}): Start {
 const pidIn = async (file: string): Promise<number> =>
   Number((await readFile(join(home, file), 'utf8')).split('\n')[0])
 
-describe('npm start', { timeout: 120_000 }, () => {
+describe('npm start', { timeout: 300_000 }, () => {
   it('goes on where a run that was killed left off, settles the 329 webhooks, and stops what it started', async () => {
     const killed = start([])
     await killed.says('handlers registered')
-    const offline = await vi.waitFor(() => pidIn('offline.pid'), { timeout: 10_000, interval: 10 })
+    const offline = await vi.waitFor(() => pidIn('offline.pid'), { timeout: 60_000, interval: 10 })
     const leftBehind: [number, number] = [await pidIn('postgres/postmaster.pid'), offline]
     killed.child.kill('SIGKILL')
     await killed.ended
@@ -122,7 +122,7 @@ describe('npm start', { timeout: 120_000 }, () => {
   })
 })
 
-describe('npm start with DATABASE_URL', { timeout: 120_000 }, async () => {
+describe('npm start with DATABASE_URL', { timeout: 300_000 }, async () => {
   const { url, sql } = await exampleDatabase()
 
   it('uses that database, runs once at a time, and ends everything at Ctrl-C', async () => {

@@ -3,6 +3,21 @@ import { certificatesSource } from '../infra/build/rds-certificates.mjs'
 
 const certificates = 'loopless:rds-certificates'
 
+/** Tests that start whole programs, for tens of seconds each: `npm run test:system`. */
+const systemTests = [
+  'database-access',
+  'deploy',
+  'package',
+  'policies',
+  'pooler',
+  'restore',
+  'serverless',
+  'start',
+  'upgrade',
+  'wake-torture',
+].map((name) => `tests/${name}.test.ts`)
+const isSystem = process.env['npm_lifecycle_event'] === 'test:system'
+
 export default defineConfig({
   plugins: [
     {
@@ -13,8 +28,12 @@ export default defineConfig({
     },
   ],
   test: {
-    include: ['{src,functions,infra,tests}/**/*.test.ts'],
-    exclude: ['tests/runtime/**', 'tests/localstack/**'], // lanes of their own
+    include: isSystem ? systemTests : ['{src,functions,infra,tests}/**/*.test.ts'],
+    exclude: [
+      'tests/runtime/**',
+      'tests/localstack/**',
+      ...(process.env['npm_lifecycle_event'] === 'test' ? systemTests : []),
+    ], // lanes of their own
     globalSetup: './tests/support/global-setup.ts',
     pool: 'forks',
     maxWorkers: 4, // most of the time goes by in servers and child processes

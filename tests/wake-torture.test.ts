@@ -91,7 +91,7 @@ test.each(['at the commit', 'at once'] as const)(
 
     const endMs = Date.now() + seconds * 1_000
     let restarts = 0
-    while (Date.now() < endMs || restarts === 0) {
+    while (Date.now() < endMs || restarts === 0 || lambda.counts.killed === 0) {
       await sleep(random.next() * 300)
       if (random.chance(0.5)) lambda.killOne(random)
       if (restarts < seconds / 4 && random.chance(0.2)) {

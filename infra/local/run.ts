@@ -10,7 +10,7 @@ const longestPauseMs = 10_000
 const showEveryMs = 100
 /** How often a row is written where nothing can be replaced. */
 const printEveryMs = 1_000
-const settleTimeoutMs = 45_000
+const settleTimeoutMs = 120_000
 
 /** What became of the webhooks. */
 export interface RunResult extends Progress {
