@@ -22,6 +22,11 @@ export interface Proxy {
   readonly url: string
   /** Judges every message from now on. */
   judge(judge: (message: ProxyMessage) => Verdict): void
+  /**
+   * From now on nothing passes on any connection that there is, and nobody is told: what a NAT gateway or a firewall
+   * makes of one that was silent for too long. New connections are served.
+   */
+  forget(): void
   /** Cuts all connections, and takes no more. */
   close(): Promise<void>
 }
@@ -30,6 +35,7 @@ export interface Proxy {
 export async function startProxy(url: string): Promise<Proxy> {
   const target = new URL(url)
   const sockets = new Set<Socket>()
+  let generation = 0
   let judge: (message: ProxyMessage) => Verdict = () => 'forward'
 
   const keep = (socket: Socket): Socket => {
@@ -42,13 +48,15 @@ export async function startProxy(url: string): Promise<Proxy> {
   const proxy = createServer((socket) => {
     const client = keep(socket)
     const server = keep(openSocket({ host: target.hostname, port: Number(target.port) }))
+    const born = generation
+    const judgeOne = (message: ProxyMessage): Verdict => (born < generation ? 'hold' : judge(message))
     pump({
       from: 'client',
       source: client,
       target: server,
       client,
       server,
-      judge: (message) => judge(message),
+      judge: judgeOne,
     })
     pump({
       from: 'server',
@@ -56,7 +64,7 @@ export async function startProxy(url: string): Promise<Proxy> {
       target: client,
       client,
       server,
-      judge: (message) => judge(message),
+      judge: judgeOne,
     })
   })
   proxy.listen(0, '127.0.0.1')
@@ -68,6 +76,9 @@ export async function startProxy(url: string): Promise<Proxy> {
     url: through.href,
     judge: (next) => {
       judge = next
+    },
+    forget: () => {
+      generation++
     },
     close: async () => {
       for (const socket of sockets) socket.destroy()
