@@ -8,6 +8,9 @@ export const project: string = resolve(import.meta.dirname, '../..')
 /** Where what runs on this machine keeps its data and logs: LOOPLESS_HOME, by default `.loopless` in the project. */
 export const home: string = resolve(project, process.env['LOOPLESS_HOME'] || '.loopless')
 
+/** What was installed for the lanes and need not be installed again: LOOPLESS_CACHE, by default a folder in `home`. */
+export const cache: string = resolve(project, process.env['LOOPLESS_CACHE'] || join(home, 'cache'))
+
 const ownerFile = join(home, 'owner')
 
 /**
