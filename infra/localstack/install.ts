@@ -12,7 +12,7 @@ const run = promisify(execFile)
 /** LocalStack in a virtual environment. */
 export interface Installation {
   readonly version: string
-  /** The program to run it with: `python -m localstack.runtime.main`. */
+  /** The program to run it with. */
   readonly python: string
 }
 
@@ -75,7 +75,12 @@ async function install(version: string, python: string, onProgress: (text: strin
 /** A Python of a series, e.g. 3.13; undefined when there is none. */
 async function findPython(series: string): Promise<string | undefined> {
   const pyenv = process.env['PYENV_ROOT'] || join(homedir(), '.pyenv')
-  const candidates = [`python${series}`, ...globSync(join(pyenv, `versions/${series}.*/bin/python`)).sort().reverse()]
+  const candidates = [
+    `python${series}`,
+    ...globSync(join(pyenv, `versions/${series}.*/bin/python`))
+      .sort()
+      .reverse(),
+  ]
   for (const candidate of candidates) {
     // pyenv's own python3.13 is there also when no 3.13 is chosen, and fails.
     const isIt = await run(candidate, ['-c', 'import sys, venv; print("%d.%d" % sys.version_info[:2])']).then(

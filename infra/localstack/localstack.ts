@@ -30,25 +30,23 @@ export interface StartOptions {
   readonly port: number
   /** For its files and its log. */
   readonly directory: string
-  /** Whether it may run in Docker, where an engine answers. */
-  readonly docker: boolean
   readonly onProgress: (text: string) => void
 }
 
 /**
- * Starts LocalStack, in Docker or as a plain process, and waits until it answers. Functions are Node processes beside
+ * Starts LocalStack, in Docker where an engine answers, otherwise as a plain process, and waits until it answers. Functions are Node processes beside
  * it (plugin/) either way: they see the same files, network and database as everything else on this machine.
  */
 export async function startLocalStack(options: StartOptions): Promise<LocalStack> {
   const { directory, port } = options
   await mkdir(directory, { recursive: true })
-  const command = options.docker && (await hasDocker()) ? inDocker(port) : await onPython(options)
+  const command = (await hasDocker()) ? inDocker(port) : await onPython(options)
   const logFile = join(directory, 'localstack.log')
   const child = spawn(command.program, command.args, {
     env: { ...process.env, ...command.environment },
     // A group of its own: Ctrl-C reaches this process only, which stops it in order.
     detached: true,
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['pipe', 'pipe', 'pipe'],
   })
   const log = createWriteStream(logFile)
   for (const stream of [child.stdout, child.stderr]) stream.pipe(log, { end: false })
@@ -101,7 +99,7 @@ async function onPython({ port, directory, onProgress }: StartOptions): Promise<
   return {
     name: `LocalStack ${version} on Python`,
     program: python,
-    args: ['-m', 'localstack.runtime.main'],
+    args: ['-m', 'loopless_localstack'],
     environment: {
       ...settings(port),
       PYTHONPATH: join(import.meta.dirname, 'plugin'),
@@ -115,7 +113,9 @@ async function onPython({ port, directory, onProgress }: StartOptions): Promise<
   }
 }
 
+/** On Linux, where a container can share this machine's network. */
 async function hasDocker(): Promise<boolean> {
+  if (process.platform !== 'linux') return false
   return promisify(execFile)('docker', ['info', '--format', '{{.ServerVersion}}'], { timeout: 10_000 }).then(
     () => true,
     () => false,
@@ -126,14 +126,13 @@ async function hasDocker(): Promise<boolean> {
 function inDocker(port: number): Command {
   const plugin = '/opt/loopless'
   const environment = { ...settings(port), PYTHONPATH: plugin, PYTHONDONTWRITEBYTECODE: '1' }
-  const node = process.platform === 'linux' ? process.execPath : undefined // else the one of the image
   return {
     name: `${image} in Docker`,
     program: 'docker',
     args: [
       ...['run', '--rm', '--init', '--network', 'host', '--name', `loopless-localstack-${port}`],
       ...['--volume', `${join(import.meta.dirname, 'plugin')}:${plugin}:ro`],
-      ...(node ? ['--volume', `${node}:/opt/node:ro`, '--env', 'LOOPLESS_NODE=/opt/node'] : []),
+      ...['--volume', `${process.execPath}:/opt/node:ro`, '--env', 'LOOPLESS_NODE=/opt/node'],
       ...Object.entries(environment).flatMap(([name, value]) => ['--env', `${name}=${value}`]),
       image,
     ],

@@ -9,7 +9,6 @@ const port = Number(process.env['LOCALSTACK_PORT'] || 4566)
 const localStack = await startLocalStack({
   port,
   directory: join(home, 'localstack'),
-  docker: true,
   onProgress: (text) => console.log(text),
 })
 console.log(`${localStack.name} answers. Deploy to it, with a database that runs on this machine:

@@ -18,8 +18,10 @@ export interface TestDatabase {
  * done. Call it at the top level of the file or of a `describe`:
  *
  *     const { sql } = await testDatabase()
+ *
+ * @param template `template0` for one without anything
  */
-export async function testDatabase(): Promise<TestDatabase> {
+export async function testDatabase(template = inject('templateDatabase')): Promise<TestDatabase> {
   const serverUrl = inject('serverUrl')
   const name = `loopless_${randomUUID().replaceAll('-', '')}`
   const url = new URL(serverUrl)
@@ -33,7 +35,7 @@ export async function testDatabase(): Promise<TestDatabase> {
   }
 
   await withSession(serverUrl, async (sql) => {
-    await sql`create database ${sql(name)} template ${sql(inject('templateDatabase'))}`
+    await sql`create database ${sql(name)} template ${sql(template)}`
   })
   afterAll(async () => {
     await Promise.all(clients.map((client) => client.end({ timeout: 1 })))
