@@ -9,7 +9,7 @@ import { type Invocation, type LambdaFunction, lambdaFunction } from '../support
 import { packageFunctions } from '../support/packaged-functions.ts'
 import { startProxy } from '../support/proxy.ts'
 
-const secret = 'a secret'
+const secret = 'the secret of a test'
 /** How long an environment is frozen where it matters. */
 const freezeSeconds = Number(process.env['FREEZE_SECONDS'] || 3)
 const warmInvocations = 20

@@ -1,21 +1,20 @@
 """Custom resources of CloudFormation, which LocalStack's community edition takes for done without running them."""
 
 import json
-import time
 import uuid
 from urllib.parse import urlsplit, urlunsplit
 
+from botocore.config import Config
 from localstack import config
 from localstack.aws.connect import connect_to
 from localstack.services.cloudformation.resource_provider import OperationStatus, ProgressEvent, ResourceProvider
 
 BUCKET = "custom-resource-answers"
-DEFAULT_SECONDS = 3600  # as on AWS
-ASK_SECONDS = 0.1
+PATIENT = Config(read_timeout=920, retries={"max_attempts": 0})  # no function runs longer
 
 
 class CustomResourceProvider(ResourceProvider):
-    """Invokes the function named by ServiceToken and waits for its answer at a pre-signed URL, as CloudFormation does.
+    """Invokes the function named by ServiceToken and takes its answer at a pre-signed URL, as CloudFormation does.
 
     A changed physical id is not followed by the deletion of the old one.
     """
@@ -49,10 +48,11 @@ class CustomResourceProvider(ResourceProvider):
         }
         if physical_id := physical_id_of(request):
             event["PhysicalResourceId"] = physical_id
-        request.aws_client_factory.lambda_.invoke(
-            FunctionName=properties["ServiceToken"], InvocationType="Event", Payload=json.dumps(event)
+        # CloudFormation does not wait here. LocalStack loses asynchronous invocations for two seconds after an update.
+        connect_to(region_name=request.region_name, config=PATIENT).lambda_.invoke(
+            FunctionName=properties["ServiceToken"], Payload=json.dumps(event)
         )
-        answer = wait_for_answer(s3, key, float(properties.get("ServiceTimeout") or DEFAULT_SECONDS))
+        answer = read_answer(s3, key)
         if answer["Status"] != "SUCCESS":
             return ProgressEvent(OperationStatus.FAILED, request.desired_state, message=answer.get("Reason", ""))
         if request_type == "Delete":
@@ -94,11 +94,8 @@ def answer_url(s3, key: str) -> str:
     return urlunsplit(urlsplit(url)._replace(scheme="http", netloc=gateway, path=f"/{BUCKET}/{key}"))
 
 
-def wait_for_answer(s3, key: str, seconds: float) -> dict:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            return json.load(s3.get_object(Bucket=BUCKET, Key=key)["Body"])
-        except s3.exceptions.NoSuchKey:
-            time.sleep(ASK_SECONDS)
-    return {"Status": "FAILED", "Reason": f"The function did not answer within {seconds:.0f} s (ServiceTimeout)."}
+def read_answer(s3, key: str) -> dict:
+    try:
+        return json.load(s3.get_object(Bucket=BUCKET, Key=key)["Body"])
+    except s3.exceptions.NoSuchKey:
+        return {"Status": "FAILED", "Reason": "The function ended without an answer at the ResponseURL."}
