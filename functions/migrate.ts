@@ -1,5 +1,5 @@
 import type { Context } from 'aws-lambda'
-import { answering, isStackRequest, type StackRequest } from './migration/stack-request.ts'
+import { answering, isStackRequest } from './migration/stack-request.ts'
 import { type UpgradeReport, upgrade } from './migration/upgrade.ts'
 
 /**
@@ -14,7 +14,7 @@ import { type UpgradeReport, upgrade } from './migration/upgrade.ts'
  * functions sign in by IAM tokens.
  */
 export async function handler(
-  event: StackRequest | object | null,
+  event: unknown,
   context: Pick<Context, 'getRemainingTimeInMillis'>,
 ): Promise<UpgradeReport | undefined> {
   const endsAtMs = performance.now() + context.getRemainingTimeInMillis()

@@ -1,12 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Sql } from '../../src/index.ts'
-import { codeOf, connectionAdvice } from '../edge/connection-advice.ts'
+import { codeOf, connectionAdvice, isRefusedSignIn } from '../edge/connection-advice.ts'
 import { type Database, openDatabase } from '../edge/database.ts'
 import { readDatabaseSettings } from '../edge/database-settings.ts'
 import type { Environment } from '../edge/setting.ts'
 
 /** How long a database is waited for that does not answer; one at zero capacity takes 15 s, or 30 after a day. */
 const patienceMs = 180_000
+/** How long a token is refused that the function's role may use only now: IAM takes its time to let all know. */
+const tokenPatienceMs = 20_000
 const pauseMs = 1_000
 
 /** What a database that is starting or resuming answers with, or something in front of it. */
@@ -53,21 +55,25 @@ export async function withDatabase<Result>(
   }
 }
 
-async function connectPatiently({ sql }: Database, signal: AbortSignal): Promise<void> {
-  const untilMs = performance.now() + patienceMs
+async function connectPatiently(database: Database, signal: AbortSignal): Promise<void> {
+  const beganMs = performance.now()
   for (;;) {
     try {
       // a server that waits for a lock would not notice that its client has gone, and keep others waiting for it
-      await sql`select set_config('client_connection_check_interval', '1000', false)`
+      await database.sql`select set_config('client_connection_check_interval', '1000', false)`
       return
     } catch (error) {
-      if (!startingCodes.has(codeOf(error) ?? '') || performance.now() > untilMs) throw error
-      console.warn(
-        JSON.stringify({ level: 'warn', message: `No connection yet: ${(error as Error).message}` }),
-      )
+      if (performance.now() - beganMs > patienceFor(error, database)) throw error
+      const message = `No connection yet: ${(error as Error).message}`
+      console.warn(JSON.stringify({ level: 'warn', message }))
     }
     await sleep(pauseMs, null, { signal })
   }
+}
+
+function patienceFor(error: unknown, { settings }: Database): number {
+  if (isRefusedSignIn(error)) return settings.auth === 'iam' ? tokenPatienceMs : 0
+  return startingCodes.has(codeOf(error) ?? '') ? patienceMs : 0
 }
 
 function rejectedBy(signal: AbortSignal, phase: () => string): Promise<never> {

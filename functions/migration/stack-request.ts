@@ -12,8 +12,8 @@ const tryMs = 4_000
 const mostBytes = 4_096
 
 /** Whether CloudFormation waits for an answer to this. */
-export function isStackRequest(event: object | null): event is StackRequest {
-  return event !== null && 'ResponseURL' in event && 'RequestType' in event
+export function isStackRequest(event: unknown): event is StackRequest {
+  return typeof event === 'object' && event !== null && 'ResponseURL' in event && 'RequestType' in event
 }
 
 /**
