@@ -12,19 +12,20 @@ const host = '127.0.0.1'
 const startTimeoutMs = 60_000
 const stopTimeoutMs = 8_000
 const pidFile = join(home, 'offline.pid')
+const logFile = join(home, 'offline.log')
 
 /** serverless-offline: the functions behind a local API Gateway, their schedules, and Lambda's Invoke. */
 export interface Offline {
-  /** Of the HTTP API. */
+  /** Of the HTTP API; settled once it is ready. */
   readonly url: string
-  /** Of Lambda's Invoke. */
+  /** Of Lambda's Invoke; settled once it is ready. */
   readonly lambdaUrl: string
   /** What it and the functions have written. */
   readonly logFile: string
   /** Settles when it has ended, with how. */
   readonly ended: Promise<string>
   /**
-   * Waits until it answers.
+   * Waits until it listens.
    *
    * @throws when it ends before, or takes too long, with the end of its log
    */
@@ -49,10 +50,52 @@ export async function startOffline(
   onLine: (line: string) => void,
 ): Promise<Offline> {
   await stopLeftover()
-  const [httpPort, lambdaPort] = [await portNear(3000), await portNear(3002)]
+  let launched = launch(environment, onLine, await portNear(3000), await portNear(3002))
+  return {
+    get url() {
+      return launched.url
+    },
+    get lambdaUrl() {
+      return launched.lambdaUrl
+    },
+    logFile,
+    get ended() {
+      return launched.ended
+    },
+    async ready() {
+      try {
+        await listens(launched)
+      } catch (error) {
+        // Another program may have taken a port since it was found free.
+        if (!launched.isPortTaken()) throw error
+        launched = launch(environment, onLine, await freePort(), await freePort())
+        await listens(launched)
+      }
+    },
+    invoke: (functionName) => invoke(launched.lambdaUrl, functionName),
+    stop: () => stop(launched.child),
+  }
+}
+
+/** One process of serverless-offline. */
+interface Launched {
+  readonly child: ChildProcess
+  readonly url: string
+  readonly lambdaUrl: string
+  /** Resolves when it says so: that something answers at the port proves nothing, it may be another program. */
+  readonly listening: Promise<void>
+  readonly ended: Promise<string>
+  isPortTaken(): boolean
+}
+
+function launch(
+  environment: Record<string, string>,
+  onLine: (line: string) => void,
+  httpPort: number,
+  lambdaPort: number,
+): Launched {
   const url = `http://${host}:${httpPort}`
   const lambdaUrl = `http://${host}:${lambdaPort}`
-  const logFile = join(home, 'offline.log')
   const options = ['--host', host, '--httpPort', String(httpPort), '--lambdaPort', String(lambdaPort)]
   const child = spawn(
     process.execPath,
@@ -72,18 +115,17 @@ export async function startOffline(
   writeFileSync(pidFile, String(child.pid))
   const ended = new Promise<string>((resolve) => {
     child.once('error', (error) => resolve(error.message))
-    child.once('exit', (code, signal) => resolve(`serverless-offline ended with ${signal ?? code}`))
+    // Once its last words are read.
+    child.once('close', (code, signal) => resolve(`serverless-offline ended with ${signal ?? code}`))
   })
-  writeLog(child, logFile, onLine)
-  return {
-    url,
-    lambdaUrl,
-    logFile,
-    ended,
-    ready: () => becomeReady(url, ended, logFile),
-    invoke: (functionName) => invoke(lambdaUrl, functionName),
-    stop: () => stop(child),
-  }
+  const listening = Promise.withResolvers<void>()
+  let isPortTaken = false
+  writeLog(child, (line) => {
+    if (line.startsWith(`Server ready: ${url}`)) listening.resolve()
+    if (line.includes('EADDRINUSE')) isPortTaken = true
+    onLine(line)
+  })
+  return { child, url, lambdaUrl, listening: listening.promise, ended, isPortTaken: () => isPortTaken }
 }
 
 /** Functions that invoke functions do it here, whatever account the user has. */
@@ -91,9 +133,13 @@ function lambdaEnvironment(lambdaUrl: string): Record<string, string> {
   return { AWS_ENDPOINT_URL_LAMBDA: lambdaUrl, AWS_ACCESS_KEY_ID: 'local', AWS_SECRET_ACCESS_KEY: 'local' }
 }
 
-async function becomeReady(url: string, ended: Promise<string>, logFile: string): Promise<void> {
+async function listens({ listening, ended }: Launched): Promise<void> {
+  const tooLate = sleep(startTimeoutMs, `it did not listen within ${startTimeoutMs / 1000} s`, { ref: false })
   try {
-    await Promise.race([answers(url), ended.then((reason) => Promise.reject(new Error(reason)))])
+    await Promise.race([
+      listening,
+      Promise.race([ended, tooLate]).then((reason) => Promise.reject(new Error(reason))),
+    ])
   } catch (error) {
     const log = readFileSync(logFile, 'utf8').trimEnd().split('\n').slice(-15).join('\n  ')
     throw new Error(`serverless-offline did not start: ${(error as Error).message}\n\n  ${log}`, {
@@ -102,7 +148,7 @@ async function becomeReady(url: string, ended: Promise<string>, logFile: string)
   }
 }
 
-function writeLog(child: ChildProcess, logFile: string, onLine: (line: string) => void): void {
+function writeLog(child: ChildProcess, onLine: (line: string) => void): void {
   const log = createWriteStream(logFile)
   for (const stream of [child.stdout, child.stderr]) {
     if (!stream) continue
@@ -111,20 +157,6 @@ function writeLog(child: ChildProcess, logFile: string, onLine: (line: string) =
       onLine(line)
     })
   }
-}
-
-async function answers(url: string): Promise<void> {
-  const deadline = performance.now() + startTimeoutMs
-  while (performance.now() < deadline) {
-    // Any answer will do: there is nothing at the root.
-    const isUp = await fetch(url).then(
-      () => true,
-      () => false,
-    )
-    if (isUp) return
-    await sleep(50)
-  }
-  throw new Error(`it did not answer within ${startTimeoutMs / 1000} s`)
 }
 
 async function invoke(url: string, functionName: string): Promise<unknown> {
