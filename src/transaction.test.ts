@@ -285,6 +285,7 @@ describe('a statement that fails', () => {
     await bus.publish('counted', 1)
     const h = writing(async (n, tx) => {
       calls.push(n)
+      if (calls.length === 2) await blocked // or this one may get the row first, and deadlock once more
       await tx`set local deadlock_timeout = '10ms'`
       await tx`select from parent where n = 2 for update`
       if (calls.length === 1) {

@@ -323,12 +323,12 @@ describe('a statement that takes too long', () => {
         sqlState: '57014',
       })
     })
-    expect(await pollWith(client, nothing)).toMatchObject({ claimed: 1, succeeded: 1, repaired: 0 })
+    expect(await pollWith(open(), nothing)).toMatchObject({ claimed: 1, succeeded: 1, repaired: 0 })
   })
 
   test('in the settlement fails the poll, and the events run again', async () => {
     const [id = ''] = await publishMany(sql, [plain({ fails: false })])
-    const client = open({ statementTimeoutMs: 100 })
+    const client = open({ statementTimeoutMs: 1_000 })
     const locked = Promise.withResolvers<void>()
     const unlock = Promise.withResolvers<void>()
     const locking = Promise.withResolvers<Promise<unknown>>()

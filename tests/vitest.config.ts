@@ -40,5 +40,6 @@ export default defineConfig({
     // Bounds a hang, not the speed of a machine.
     testTimeout: 180_000,
     hookTimeout: 180_000,
+    expect: { poll: { timeout: 60_000, interval: 20 } },
   },
 })
