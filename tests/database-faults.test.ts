@@ -367,16 +367,19 @@ test('runs a handler again whose transaction was the victim of a deadlock', asyn
     if (eventId !== ids[1] || runs++ > 0) return
     const lock = (by: Sql | TransactionSql, id: number) =>
       by`select 1 from account where id = ${id} for update`
-    await tx`set local deadlock_timeout = '100ms'` // the other session's is a second: this one is the victim
+    await tx`set local deadlock_timeout = '100ms'` // the other session's is a minute: this one is the victim
     await lock(tx, 1)
-    const isWaiting = Promise.withResolvers<void>()
     other = sql.begin(async (theirs) => {
+      await theirs`set local deadlock_timeout = '60s'`
       await lock(theirs, 2)
-      const waiting = lock(theirs, 1).execute()
-      isWaiting.resolve()
-      await waiting
+      await lock(theirs, 1)
     })
-    await isWaiting.promise
+    await expect
+      .poll(
+        () =>
+          sql`select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`,
+      )
+      .toHaveLength(1)
     await lock(tx, 2)
   })
   await other
