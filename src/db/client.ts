@@ -1,4 +1,5 @@
 import postgres from 'postgres'
+import { InvalidOptionError } from '../errors.ts'
 import { type SignIn, signInOptions } from './sign-in.ts'
 
 /** A postgres.js client, as `connect` makes it. */
@@ -18,7 +19,11 @@ export interface ConnectOptions {
   readonly idleInTransactionTimeoutMs?: number
   /** For a new connection. Default 10 s. */
   readonly connectTimeoutSeconds?: number
-  /** Named prepared statements; false for a pooler that cannot keep them. Default true. */
+  /**
+   * False behind a pooler that gives each transaction another session (RDS Proxy, PgBouncer): statements are not
+   * prepared, and the time limits above are not sent, which a pooler refuses: set them for the role. Default true,
+   * unless the url ends in `?prepare=false`.
+   */
   readonly prepare?: boolean
   /**
    * Asked for each new connection: where to connect and as whom, in place of what the url says. For passwords that
@@ -35,6 +40,7 @@ export interface ConnectOptions {
  */
 export function connect(url: string, options: ConnectOptions = {}): Sql {
   const connectTimeoutSeconds = options.connectTimeoutSeconds ?? 10
+  const prepare = options.prepare !== false && !/[?&]prepare=false(?:&|$)/.test(url)
   return postgres(url, {
     ...(options.certificates && {
       // the driver does not say what host an address is verified for
@@ -42,7 +48,7 @@ export function connect(url: string, options: ConnectOptions = {}): Sql {
     }),
     ...(options.signIn && signInOptions(options.signIn, connectTimeoutSeconds)),
     max: options.max ?? 1,
-    prepare: options.prepare ?? true,
+    prepare,
     connect_timeout: connectTimeoutSeconds,
     // the driver's own goes up to 20 s, past the end of a poll that waits for it
     backoff: (attempt) => (0.5 + Math.random() / 2) * Math.min(3 ** attempt / 100, 1),
@@ -50,13 +56,29 @@ export function connect(url: string, options: ConnectOptions = {}): Sql {
     onnotice: () => {},
     connection: {
       application_name: options.applicationName ?? 'loopless',
-      statement_timeout: options.statementTimeoutMs ?? 60_000,
-      idle_in_transaction_session_timeout: options.idleInTransactionTimeoutMs ?? 30_000,
-      // the server's side of a dead peer: noticed after 10 + 3 × 5 s instead of two hours
-      ...({ tcp_keepalives_idle: 10, tcp_keepalives_interval: 5, tcp_keepalives_count: 3 } as Record<
-        string,
-        number
-      >),
+      ...(prepare ? sessionLimits(options) : noLimits(options)),
     },
   })
+}
+
+function sessionLimits(options: ConnectOptions): Record<string, number> {
+  return {
+    statement_timeout: options.statementTimeoutMs ?? 60_000,
+    idle_in_transaction_session_timeout: options.idleInTransactionTimeoutMs ?? 30_000,
+    // the server's side of a dead peer: noticed after 10 + 3 × 5 s instead of two hours
+    tcp_keepalives_idle: 10,
+    tcp_keepalives_interval: 5,
+    tcp_keepalives_count: 3,
+  }
+}
+
+/** A session is not this client's alone then, and what it set would be another's. */
+function noLimits(options: ConnectOptions): Record<string, number> {
+  for (const name of ['statementTimeoutMs', 'idleInTransactionTimeoutMs'] as const) {
+    if (!options[name]) continue
+    throw new InvalidOptionError(
+      `Expected ${name} to be left out with prepare: false, got ${options[name]}: a transaction pooler takes no settings of a session. Set it for the role, as docs/operations.md says.`,
+    )
+  }
+  return {}
 }

@@ -43,6 +43,12 @@ export function databaseError(error: unknown, eventName = ''): LooplessError {
         `The database has no Loopless schema, or an older one: run "loopless migrate". (${error.message})`,
         { cause: error },
       )
+    case '08P01': // protocol_violation, or PgBouncer, which refuses a setting of the session
+      return new DatabaseError(
+        `The database failed: ${message}. Behind a transaction pooler connect with prepare: false, or ?prepare=false in the url.`,
+        error.code,
+        { cause: error },
+      )
     default:
       return new DatabaseError(`The database failed: ${message}`, error.code, { cause: error })
   }

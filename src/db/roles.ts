@@ -83,7 +83,12 @@ async function ensureRole(tx: TransactionSql, name: string): Promise<boolean> {
   const exists = await tx`select from pg_roles where rolname = ${name}`
   if (exists.length > 0) return false
   try {
-    await tx.savepoint((inner) => inner`create role ${inner(name)} login`)
+    await tx.savepoint(async (inner) => {
+      await inner`create role ${inner(name)} login`
+      // what connect sets for a session, where a pooler takes no settings of one
+      await inner`alter role ${inner(name)} set statement_timeout = '60s'`
+      await inner`alter role ${inner(name)} set idle_in_transaction_session_timeout = '30s'`
+    })
     return true
   } catch (cause) {
     const { code } = cause as { code?: string }
