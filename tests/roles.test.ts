@@ -255,6 +255,18 @@ describe('createRoles', () => {
     await withSession(as(shop, url), (own) => own`select loopless.publish('order.placed', '{}')`)
   })
 
+  it('limits what a session of a new role may take, and leaves a role that exists as it is', async () => {
+    const shop = await roles.make()
+    await createRoles(sql, { now, names: { ...names, publisher: shop } })
+    const rows = await sql<{ name: string; settings: string[] | null }[]>`
+      select rolname as name, rolconfig as settings from pg_roles where rolname in (${names.poller}, ${shop})`
+    const limits = ['statement_timeout=60s', 'idle_in_transaction_session_timeout=30s']
+    expect(Object.fromEntries(rows.map(({ name, settings }) => [name, settings]))).toEqual({
+      [names.poller]: limits,
+      [shop]: null,
+    })
+  })
+
   it('takes a name that must be quoted', async () => {
     const name = `${names.viewer} "é"; drop`
     const [, , created] = await createRoles(sql, { now, names: { ...names, viewer: name } })
