@@ -1,6 +1,6 @@
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda'
 import { defineEvent, InvalidEventError, publish } from '../src/index.ts'
-import { sql } from './edge/environment.ts'
+import { beginInvocation, sql } from './edge/environment.ts'
 import { reconnecting } from './edge/reconnecting.ts'
 import { setting } from './edge/setting.ts'
 import { readDelivery, type WebhookRequest } from './github/delivery.ts'
@@ -17,6 +17,7 @@ export async function handler(request: WebhookRequest): Promise<APIGatewayProxyS
   if ('reason' in delivery) return answer(delivery.status, { error: delivery.reason })
   const { id: dedupeKey, name, payload } = delivery
   try {
+    await beginInvocation()
     // Your own writes belong here: they commit together with the event.
     const id = await reconnecting(() =>
       sql.begin((tx) => publish(tx, defineEvent(name)(payload), { dedupeKey })),

@@ -1,7 +1,7 @@
 import type { Context } from 'aws-lambda'
 import { type PruneReport, prune } from '../src/index.ts'
 import { databaseClock } from './edge/clock.ts'
-import { sql, stopSignal } from './edge/environment.ts'
+import { beginInvocation, sql, stopSignal } from './edge/environment.ts'
 import { setting } from './edge/setting.ts'
 
 /** Kept free for the chunk under way and the answer. */
@@ -16,6 +16,7 @@ export async function handler(
   _event: unknown,
   context: Pick<Context, 'getRemainingTimeInMillis'>,
 ): Promise<PruneReport> {
+  await beginInvocation()
   const clock = await databaseClock(sql)
   const timeMs = Math.max(0, context.getRemainingTimeInMillis() - reserveMs)
   const report = await prune(sql, clock(), {

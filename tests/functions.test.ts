@@ -5,7 +5,7 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { buildFunctions } from '../esbuild.config.mjs'
 import announceIssue from '../functions/handlers/announce-issue.ts'
 import countKinds from '../functions/handlers/count-kinds.ts'
@@ -14,6 +14,7 @@ import { mendedMarker } from '../infra/local/mend-driver.mjs'
 import { defineHandlers, register } from '../src/index.ts'
 import { exampleDatabase, webhooks } from './support/examples.ts'
 import { startLambda } from './support/lambda.ts'
+import { startProxy } from './support/proxy.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const outdir = `.esbuild/functions-${randomUUID()}`
@@ -51,6 +52,20 @@ const pathOf = (name: string): string => join(root, outdir, `${name}.cjs`)
 function invoke(name: string, event: object = {}, ms = 10_000): Promise<Answer> {
   const { handler } = createRequire(import.meta.url)(pathOf(name)) as { handler: LambdaFunction }
   return handler(event, { getRemainingTimeInMillis: () => ms })
+}
+
+/** Has another copy of poll, with another database, while `use` runs. */
+async function withDatabase(databaseUrl: string, use: () => Promise<void>): Promise<void> {
+  const { cache } = createRequire(import.meta.url)
+  const usual = cache[pathOf('poll')]
+  delete cache[pathOf('poll')]
+  process.env['DATABASE_URL'] = databaseUrl
+  try {
+    await use()
+  } finally {
+    process.env['DATABASE_URL'] = url
+    cache[pathOf('poll')] = usual
+  }
 }
 
 /** Ends the sessions of the functions, as the server does while an environment is frozen. */
@@ -105,6 +120,17 @@ describe('poll', () => {
     expect(await invoke('poll')).toMatchObject({ claimed: 1, drained: true })
   })
 
+  it('opens a session when its own is gone and nobody says so', async () => {
+    const proxy = await startProxy(url)
+    onTestFinished(() => proxy.close())
+    await withDatabase(proxy.url, async () => {
+      await invoke('poll')
+      proxy.forget()
+      await publish('github.ping', {})
+      expect(await invoke('poll')).toMatchObject({ claimed: 1, drained: true })
+    })
+  })
+
   it('starts nothing when its time is over', async () => {
     await publish('github.ping', {})
     expect(await invoke('poll', {}, 200)).toMatchObject({ claimed: 0, drained: false })
@@ -130,14 +156,9 @@ describe('poll', () => {
   })
 
   it('throws when the database cannot be reached', async () => {
-    process.env['DATABASE_URL'] = 'postgres://nobody@127.0.0.1:1/nothing'
-    delete createRequire(import.meta.url).cache[pathOf('poll')]
-    try {
+    await withDatabase('postgres://nobody@127.0.0.1:1/nothing', async () => {
       await expect(invoke('poll')).rejects.toThrow('ECONNREFUSED')
-    } finally {
-      process.env['DATABASE_URL'] = url
-      delete createRequire(import.meta.url).cache[pathOf('poll')]
-    }
+    })
   })
 })
 

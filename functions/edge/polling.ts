@@ -1,7 +1,7 @@
 import type { Context } from 'aws-lambda'
 import { HandlerSetError } from '../../src/index.ts'
 import { databaseClock } from './clock.ts'
-import { sql } from './environment.ts'
+import { beginInvocation, sql } from './environment.ts'
 
 /** Kept free for the answer. */
 const answerMs = 250
@@ -21,6 +21,7 @@ export async function polling<Report extends object>(
   context: Pick<Context, 'getRemainingTimeInMillis'>,
   run: (time: Time) => Promise<Report>,
 ): Promise<Report | { refused: string }> {
+  await beginInvocation()
   const clock = await databaseClock(sql)
   const deadline = new Date(clock().getTime() + context.getRemainingTimeInMillis() - answerMs)
   try {
