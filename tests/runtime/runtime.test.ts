@@ -31,7 +31,9 @@ const scheduled = { source: 'aws.events', 'detail-type': 'Scheduled Event', deta
 /** An invocation of each function as it is deployed to be invoked. */
 const events: Record<string, () => unknown> = {
   poll: () => scheduled,
+  wake: () => ({ loopless: 'wake' }),
   maintain: () => scheduled,
+  migrate: () => ({}),
   'github-webhook': webhookEvent,
 }
 
