@@ -22,7 +22,7 @@ export type AttendMessage =
   | { readonly ended: string; readonly handledAt: ReadonlyArray<readonly [id: string, atMs: number]> }
 
 const [, , url = ''] = process.argv
-const sql = connect(url, { applicationName: 'attend-client', connectTimeoutSeconds: 2 })
+const sql = connect(url, { applicationName: 'attend-client' })
 const tell = (message: AttendMessage): Promise<void> =>
   new Promise((resolve) => process.send?.(message, undefined, {}, () => resolve()))
 
