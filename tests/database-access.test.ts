@@ -29,11 +29,13 @@ await createRoles(admin, { now })
 await createRoles(admin, { now, names: { poller: 'poller_clone' } })
 await admin`create role by_token login`
 await admin`grant loopless_poller to by_token`
-await server.require([
+/** Of pg_hba.conf, where not otherwise said: everybody by password, encrypted. */
+const byPassword = [
   'hostssl all loopless_poller,poller_clone all scram-sha-256',
   'hostssl all by_token all password', // which is what RDS asks of a token
   'hostnossl all loopless_poller,poller_clone,by_token all reject',
-])
+]
+beforeEach(() => server.require(byPassword))
 const manager = await secretsManager()
 
 beforeAll(async () => {
@@ -220,7 +222,6 @@ describe('by token', () => {
   })
 
   it('says that there is no such database', async () => {
-    await setPassword('by_token', 'any')
     await server.require(['hostssl all by_token all trust'])
     await expect(coldStart({ ...byToken, DATABASE_NAME: 'gone' })()).rejects.toThrow(
       /database "gone" does not exist\. There is no such database: check DATABASE_NAME/,
@@ -229,6 +230,7 @@ describe('by token', () => {
 })
 
 describe('by url', () => {
+  beforeEach(() => server.require(['hostssl all by_token all trust']))
   const urlWith = (query: string, host = 'localhost') =>
     `postgres://by_token:any@${host}:${server.port}/postgres${query}`
 
