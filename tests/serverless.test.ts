@@ -24,10 +24,16 @@ function serverless(args: string[], env: NodeJS.ProcessEnv): Promise<{ stdout: s
   return run
 }
 
-/** The template of a deployment of the stage `production`. */
+/** Packages a deployment of the stage `production`: the folder of what would be uploaded, and its template. */
 async function packaged(env: NodeJS.ProcessEnv) {
-  await packaging(() => serverless(['package', '--stage', 'production', '--package', target], env))
-  return JSON.parse(await readFile(join(root, target, 'cloudformation-template-update-stack.json'), 'utf8'))
+  const folder = `${target}/${randomUUID()}`
+  await packaging(() => serverless(['package', '--stage', 'production', '--package', folder], env)).catch(
+    ({ code, signal, stdout, stderr }) => {
+      throw new Error(`serverless package ended with ${signal ?? code}:\n${stdout}\n${stderr}`)
+    },
+  )
+  const path = join(root, folder, 'cloudformation-template-update-stack.json')
+  return { folder, template: JSON.parse(await readFile(path, 'utf8')) }
 }
 
 /** The names of a zip file, from its central directory. */
@@ -46,9 +52,9 @@ describe('serverless package', { timeout: 300_000 }, () => {
   }
 
   it('packs each function alone, and its settings', async () => {
-    const template = await packaged(production)
+    const { folder, template } = await packaged(production)
     for (const name of ['poll', 'wake', 'maintain', 'migrate', 'github-webhook']) {
-      const zip = await readFile(join(root, target, `${name}.zip`))
+      const zip = await readFile(join(root, folder, `${name}.zip`))
       expect(namesIn(zip)).toEqual([`dist/functions/${name}.cjs`, `dist/functions/${name}.cjs.map`])
     }
     expect(template.Resources.PollLambdaFunction.Properties).toMatchObject({
@@ -82,7 +88,7 @@ describe('serverless package', { timeout: 300_000 }, () => {
   })
 
   it('runs the migration before any other function is updated, and again when it would do something else', async () => {
-    const { Resources } = await packaged(production)
+    const { Resources } = (await packaged(production)).template
     const functions = Object.entries<Resource>(Resources).filter(
       ([, { Type }]) => Type === 'AWS::Lambda::Function',
     )
@@ -92,9 +98,9 @@ describe('serverless package', { timeout: 300_000 }, () => {
     expect(ServiceToken).toEqual({ 'Fn::GetAtt': ['MigrateLambdaFunction', 'Arn'] })
 
     const again = await packaged(production)
-    expect(again.Resources.Migration.Properties.Fingerprint).toBe(Fingerprint)
+    expect(again.template.Resources.Migration.Properties.Fingerprint).toBe(Fingerprint)
     const elsewhere = await packaged({ ...production, DATABASE_URL: 'postgres://elsewhere.example/bus' })
-    expect(elsewhere.Resources.Migration.Properties.Fingerprint).not.toBe(Fingerprint)
+    expect(elsewhere.template.Resources.Migration.Properties.Fingerprint).not.toBe(Fingerprint)
   })
 })
 

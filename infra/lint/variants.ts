@@ -45,6 +45,10 @@ export async function packageVariant(variant: Variant, folder: string): Promise<
   const args = ['package', '--stage', 'production', '--package', relative(project, folder)]
   for (const [name, value] of params) args.push('--param', `${name}=${value}`)
   const program = join(project, 'node_modules/serverless/bin/serverless.js')
-  await promisify(execFile)(process.execPath, [program, ...args], { cwd: project })
+  await promisify(execFile)(process.execPath, [program, ...args], { cwd: project }).catch(
+    ({ code, signal, stdout, stderr }) => {
+      throw new Error(`serverless package ended with ${signal ?? code}:\n${stdout}\n${stderr}`)
+    },
+  )
   return join(folder, 'cloudformation-template-update-stack.json')
 }
