@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, globSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
@@ -9,43 +9,22 @@ import { cache } from '../local/home.ts'
 
 const run = promisify(execFile)
 
-/** LocalStack in a virtual environment. */
-export interface Installation {
-  readonly version: string
-  /** The program to run it with. */
-  readonly python: string
-}
+/** The last release that needs no account. */
+export const version = '4.14.0'
+/** The only one that it runs on, whatever its metadata says. */
+const pythonSeries = '3.13'
 
 /**
- * Which release runs on which Python, the best first. The last that needs no account is 4.14.0, and it does not run
- * on 3.11.
- */
-const releases = [
-  { version: '4.14.0', python: '3.13' },
-  { version: '4.8.1', python: '3.11' },
-]
-
-/**
- * Has LocalStack in the cache: installed by the first call, of exactly the versions in requirements-*.txt, and then
- * kept until that file changes.
+ * Has LocalStack in the cache: installed by the first call, of exactly what requirements.txt names, and then kept until
+ * that file changes.
  *
  * @param onProgress is told when it takes a minute
+ * @returns the Python to run it with
  * @throws when there is no Python for it
  */
-export async function installLocalStack(onProgress: (text: string) => void): Promise<Installation> {
-  for (const { version, python: series } of releases) {
-    const python = await findPython(series)
-    if (python === undefined) continue
-    return { version, python: await install(version, python, onProgress) }
-  }
-  const series = releases.map(({ python }) => python).join(' or ')
-  throw new Error(
-    `Cannot run LocalStack here: it needs Docker, or Python ${series} (as python3.x on the PATH, or from pyenv); found neither.`,
-  )
-}
-
-async function install(version: string, python: string, onProgress: (text: string) => void): Promise<string> {
-  const requirements = join(import.meta.dirname, `requirements-${version}.txt`)
+export async function installLocalStack(onProgress: (text: string) => void): Promise<string> {
+  const python = await findPython()
+  const requirements = join(import.meta.dirname, 'requirements.txt')
   const { stdout } = await run(python, ['--version'])
   const hash = createHash('sha256').update(stdout).update(readFileSync(requirements)).digest('hex')
   const directory = join(cache, `localstack-${version}-${hash.slice(0, 12)}`)
@@ -59,7 +38,15 @@ async function install(version: string, python: string, onProgress: (text: strin
   try {
     await run(python, ['-m', 'venv', unfinished])
     // Nothing but what the file names: it is complete.
-    const pip = ['-m', 'pip', 'install', '--no-deps', '--quiet', '--disable-pip-version-check']
+    const pip = [
+      '-m',
+      'pip',
+      'install',
+      '--no-deps',
+      '--require-hashes',
+      '--quiet',
+      '--disable-pip-version-check',
+    ]
     await run(join(unfinished, 'bin/python'), [...pip, '--requirement', requirements], {
       maxBuffer: 10_000_000,
     })
@@ -72,22 +59,22 @@ async function install(version: string, python: string, onProgress: (text: strin
   return installed
 }
 
-/** A Python of a series, e.g. 3.13; undefined when there is none. */
-async function findPython(series: string): Promise<string | undefined> {
-  const pyenv = process.env['PYENV_ROOT'] || join(homedir(), '.pyenv')
-  const candidates = [
-    `python${series}`,
-    ...globSync(join(pyenv, `versions/${series}.*/bin/python`))
-      .sort()
-      .reverse(),
-  ]
-  for (const candidate of candidates) {
-    // pyenv's own python3.13 is there also when no 3.13 is chosen, and fails.
-    const isIt = await run(candidate, ['-c', 'import sys, venv; print("%d.%d" % sys.version_info[:2])']).then(
-      ({ stdout }) => stdout.trim() === series,
-      () => false,
-    )
-    if (isIt) return candidate
-  }
-  return undefined
+async function findPython(): Promise<string> {
+  const pyenv = join(process.env['PYENV_ROOT'] || join(homedir(), '.pyenv'), 'versions')
+  const versions = existsSync(pyenv) ? readdirSync(pyenv) : []
+  const ofPyenv = versions.filter((name) => name.startsWith(`${pythonSeries}.`))
+  const candidates = [`python${pythonSeries}`, ...ofPyenv.map((name) => join(pyenv, name, 'bin/python'))]
+  for (const candidate of candidates) if (await isPython(candidate)) return candidate
+  throw new Error(
+    `Cannot run LocalStack here: it needs Docker (on Linux), or Python ${pythonSeries}, on the PATH or from pyenv; found neither.`,
+  )
+}
+
+/** pyenv's own python3.13 is there also when no 3.13 is chosen, and fails. */
+async function isPython(program: string): Promise<boolean> {
+  const script = 'import sys, venv; print("%d.%d" % sys.version_info[:2])'
+  return run(program, ['-c', script]).then(
+    ({ stdout }) => stdout.trim() === pythonSeries,
+    () => false,
+  )
 }

@@ -6,9 +6,9 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { findProcess, signalProcess } from '../local/processes.ts'
-import { installLocalStack } from './install.ts'
+import { installLocalStack, version } from './install.ts'
 
-const image = 'localstack/localstack:4.14.0' // the last that needs no account
+const image = `localstack/localstack:${version}`
 const host = '127.0.0.1'
 const startTimeoutMs = 120_000
 const stopTimeoutMs = 20_000
@@ -95,10 +95,9 @@ function settings(port: number): Record<string, string> {
 }
 
 async function onPython({ port, directory, onProgress }: StartOptions): Promise<Command> {
-  const { python, version } = await installLocalStack(onProgress)
   return {
     name: `LocalStack ${version} on Python`,
-    program: python,
+    program: await installLocalStack(onProgress),
     args: ['-m', 'loopless_localstack'],
     environment: {
       ...settings(port),
