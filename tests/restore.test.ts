@@ -309,7 +309,7 @@ async function countState(sql: Sql): Promise<State> {
       (select count(*)::int from loopless.dead_letter) as dead,
       (select count(*)::int from loopless.delivery) as deliveries,
       (select count(*)::int from loopless.batch where settled_at is null) as open,
-      (select max(xid) < pg_current_xact_id() from loopless.event) as "areXidsHere"`
+      (select bool_and(xid < pg_current_xact_id()) from loopless.event) as "areXidsHere"`
   if (!row) throw new Error('No row.')
   return row
 }
