@@ -8,7 +8,8 @@ import { promisify } from 'node:util'
 import { findProcess, signalProcess } from '../local/processes.ts'
 import { installLocalStack, version } from './install.ts'
 
-const image = `localstack/localstack:${version}`
+/** What runs in Docker. */
+export const image = `localstack/localstack:${version}`
 const host = '127.0.0.1'
 const startTimeoutMs = 120_000
 const stopTimeoutMs = 20_000
@@ -76,21 +77,25 @@ interface Command {
   readonly environment: Record<string, string>
 }
 
-/** The same for both ways to run it. */
-function settings(port: number): Record<string, string> {
+/** What LocalStack is told, however it runs, beside where it listens. */
+export const settings = {
+  LAMBDA_RUNTIME_EXECUTOR: 'node', // the plugin
+  LAMBDA_SYNCHRONOUS_CREATE: '1', // CloudFormation waits 5 s for each function otherwise
+  LAMBDA_RETRY_BASE_DELAY_SECONDS: '1', // asynchronous invocations are tried again after 1 and 2 s, not 60 and 120
+  SQS_ENDPOINT_STRATEGY: 'path', // a queue's URL has no name that must be resolved
+  CFN_IGNORE_UNSUPPORTED_RESOURCE_TYPES: '1', // a dashboard, for one
+  // It asks the network for nothing.
+  SKIP_SSL_CERT_DOWNLOAD: '1',
+  DISABLE_EVENTS: '1',
+  DNS_ADDRESS: '0',
+  API_ENDPOINT: 'http://127.0.0.1:9',
+}
+
+function settingsAt(port: number): Record<string, string> {
   return {
+    ...settings,
     GATEWAY_LISTEN: `${host}:${port}`,
     LOCALSTACK_HOST: `localhost:${port}`, // in the URLs that it gives
-    LAMBDA_RUNTIME_EXECUTOR: 'node', // the plugin
-    LAMBDA_SYNCHRONOUS_CREATE: '1', // CloudFormation waits 5 s for each function otherwise
-    LAMBDA_RETRY_BASE_DELAY_SECONDS: '1', // asynchronous invocations are tried again after 1 and 2 s, not 60 and 120
-    SQS_ENDPOINT_STRATEGY: 'path', // a queue's URL has no name that must be resolved
-    CFN_IGNORE_UNSUPPORTED_RESOURCE_TYPES: '1', // a dashboard, for one
-    // It asks the network for nothing.
-    SKIP_SSL_CERT_DOWNLOAD: '1',
-    DISABLE_EVENTS: '1',
-    DNS_ADDRESS: '0',
-    API_ENDPOINT: 'http://127.0.0.1:9',
   }
 }
 
@@ -100,7 +105,7 @@ async function onPython({ port, directory, onProgress }: StartOptions): Promise<
     program: await installLocalStack(onProgress),
     args: ['-m', 'loopless_localstack'],
     environment: {
-      ...settings(port),
+      ...settingsAt(port),
       PYTHONPATH: join(import.meta.dirname, 'plugin'),
       PYTHONDONTWRITEBYTECODE: '1',
       LOOPLESS_NODE: process.execPath,
@@ -124,7 +129,7 @@ async function hasDocker(): Promise<boolean> {
 /** On the host's network, so that functions reach what this machine serves at 127.0.0.1. */
 function inDocker(port: number): Command {
   const plugin = '/opt/loopless'
-  const environment = { ...settings(port), PYTHONPATH: plugin, PYTHONDONTWRITEBYTECODE: '1' }
+  const environment = { ...settingsAt(port), PYTHONPATH: plugin, PYTHONDONTWRITEBYTECODE: '1' }
   return {
     name: `${image} in Docker`,
     program: 'docker',

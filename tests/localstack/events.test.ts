@@ -7,6 +7,7 @@ import { startBridge } from '../../infra/local/bridge.ts'
 import { defineEvent, publishMany } from '../../src/index.ts'
 import { testDatabase } from '../support/database.ts'
 import { newDeployment } from '../support/deployment.ts'
+import { seenByFunctions } from '../support/seen-by-functions.ts'
 import { signedWebhook } from '../support/signed-webhook.ts'
 
 const secret = 'the secret of a test'
@@ -17,9 +18,9 @@ const patience = { timeout: 240_000, interval: 500 }
 const { url, sql } = await testDatabase('template0')
 const chat = await startChat()
 const deployment = await newDeployment({
-  databaseUrl: url,
+  databaseUrl: seenByFunctions(url),
   githubWebhookSecret: secret,
-  chatUrl: chat.url,
+  chatUrl: seenByFunctions(chat.url),
 })
 
 /** Handlers of this test, beside those of the project. Those write a row in example.repository_activity for each event. */
@@ -227,7 +228,7 @@ async function isPolled(): Promise<boolean> {
 async function startChat(): Promise<{ url: string; status: number }> {
   const service = { url: '', status: 200 }
   const server = createServer((_, response) => response.writeHead(service.status).end())
-  server.listen(0, '127.0.0.1')
+  server.listen(0)
   await once(server, 'listening')
   afterAll(() => server.close())
   service.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`

@@ -6,6 +6,7 @@ import { project } from '../../infra/local/home.ts'
 import { migrate, readMigrations } from '../../src/db/migrate.ts'
 import { testDatabase } from '../support/database.ts'
 import { newDeployment } from '../support/deployment.ts'
+import { seenByFunctions } from '../support/seen-by-functions.ts'
 import { signedWebhook } from '../support/signed-webhook.ts'
 
 const secret = 'the secret of a test'
@@ -14,7 +15,7 @@ const patience = { timeout: 240_000, interval: 500 }
 
 const { url, sql } = await testDatabase('template0')
 await sql`create table handled (event_id bigint not null, version text not null)`
-const deployment = await newDeployment({ databaseUrl: url, githubWebhookSecret: secret })
+const deployment = await newDeployment({ databaseUrl: seenByFunctions(url), githubWebhookSecret: secret })
 
 it('brings an old schema, with what waits in it, to the version of the code', async () => {
   const migrations = readMigrations()
