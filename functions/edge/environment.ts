@@ -2,8 +2,8 @@ import type { Sql } from '../../src/index.ts'
 import { type Database, openDatabase } from './database.ts'
 import { readDatabaseSettings } from './database-settings.ts'
 
-/** How long a session of an earlier invocation may take to answer. One that works needs milliseconds. */
-const answerMs = 2_000
+/** How long a session of an earlier invocation may take to answer: less than a second. One that works needs milliseconds. */
+const answerMs = 800
 
 /**
  * The database of this environment (one running copy of a function), kept from invocation to invocation, and replaced
