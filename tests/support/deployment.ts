@@ -68,7 +68,7 @@ const files = [
 
 /** Makes the copy, for the calling test file; nothing is deployed yet. What is there at the end is removed. */
 export async function newDeployment(params: Record<string, string>): Promise<Deployment> {
-  const directory = await mkdtemp(join(tmpdir(), 'loopless-deployment-'))
+  const directory = await mkdtemp(join(tmpdir(), `loopless-deployment-${process.pid}-`))
   afterAll(() => rm(directory, { recursive: true, force: true, maxRetries: 5 }))
   for (const name of files) await cp(join(project, name), join(directory, name), { recursive: true })
   await symlink(join(project, 'node_modules'), join(directory, 'node_modules'))
