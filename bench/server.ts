@@ -13,6 +13,7 @@ const settings = {
   checkpoint_timeout: '1h',
   max_wal_size: '8GB',
   shared_buffers: '1GB',
+  track_commit_timestamp: 'on', // to tell how soon after its commit an event was handled elsewhere
 }
 
 /** The server that everything is measured on. */

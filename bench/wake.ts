@@ -12,6 +12,7 @@ import {
 import type { Benchmark, Figure } from './figure.ts'
 import { median } from './figure.ts'
 import { publisherCost } from './publisher-cost.ts'
+import { throughOffline } from './wake-offline.ts'
 import { pollersTogether } from './wake-pollers.ts'
 
 const commits = 200
@@ -21,7 +22,11 @@ const published = defineEvent('bench.published')
 export const waking: Benchmark = async (bench) => {
   const url = await bench.server.createDatabase('bench_wake')
   const bus = await startWakes(url)
-  const figures = [...(await latency(bus, url)), ...(await bursts(bus, url))]
+  const figures = [
+    ...(await latency(bus, url)),
+    ...(await throughOffline(bench)),
+    ...(await bursts(bus, url)),
+  ]
   await bus.stop()
   return [...figures, ...(await publisherCost(bench)), ...(await pollersTogether(bench))]
 }

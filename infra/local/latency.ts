@@ -2,8 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Sql } from '../../src/index.ts'
 import type { HandledLog, HandledRun } from './handled.ts'
 
-const probes = 5
-/** For all of them. */
+/** For all probes. */
 const probeTimeoutMs = 30_000
 
 /** How soon events were handled. */
@@ -12,6 +11,8 @@ export interface Latency {
   readonly events: number
   /** Milliseconds until the first handler of the median event was called. */
   readonly p50: number
+  /** The same for the slowest but one of a hundred. */
+  readonly p99: number
   /** Since when: the commit, or the begin of the transaction where the server does not track commits. */
   readonly since: 'commit' | 'publish'
 }
@@ -52,8 +53,8 @@ export async function measureLatency(sql: Sql, runs: ReadonlyArray<HandledRun>):
       return Math.max(0, (beganAtMs.get(id) ?? 0) + offsetMs - sinceMs)
     })
     .sort((one, other) => one - other)
-  const p50 = latencies[Math.floor((latencies.length - 1) / 2)] ?? 0
-  return { events: rows.length, p50, since: isTracked ? 'commit' : 'publish' }
+  const at = (share: number): number => latencies[Math.floor((latencies.length - 1) * share)] ?? 0
+  return { events: rows.length, p50: at(0.5), p99: at(0.99), since: isTracked ? 'commit' : 'publish' }
 }
 
 /**
@@ -61,7 +62,7 @@ export async function measureLatency(sql: Sql, runs: ReadonlyArray<HandledRun>):
  *
  * @param handled what handlers did; emptied
  */
-export async function probeLatency(sql: Sql, handled: HandledLog): Promise<Latency | null> {
+export async function probeLatency(sql: Sql, handled: HandledLog, probes = 5): Promise<Latency | null> {
   const runs: HandledRun[] = []
   const signal = AbortSignal.timeout(probeTimeoutMs)
   for (let probe = 0; probe < probes && !signal.aborted; probe++) {
