@@ -147,7 +147,8 @@ function mendedDriver() {
 }
 
 /**
- * Writes each file whole under another name first: an emulator, a CLI or a test may load it at any moment.
+ * Writes each file whole under another name first: an emulator, a CLI or a test may load it at any moment. One that has
+ * these contents already stays untouched: whoever packages it just then would find it changed under its hands.
  *
  * @param {import('esbuild').BuildResult} result
  * @returns {Promise<string[]>} the paths
@@ -156,6 +157,8 @@ async function write({ outputFiles = [] }) {
   const drafts = join(root, '.esbuild')
   await mkdir(drafts, { recursive: true })
   for (const { path, contents } of outputFiles) {
+    const before = await readFile(path).catch(() => null)
+    if (before?.equals(contents)) continue
     await mkdir(dirname(path), { recursive: true })
     const draft = join(drafts, randomUUID())
     const isCommand = contents[0] === 0x23 && contents[1] === 0x21 // #!

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { cp, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { cp, mkdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -49,6 +49,15 @@ describe('the build', () => {
     const poll = join(root, folder, 'functions/poll.cjs')
     process.env['DATABASE_URL'] = 'postgres://nobody@127.0.0.1:1/nothing'
     expect(createRequire(import.meta.url)(poll)).toMatchObject({ handler: expect.any(Function) })
+  })
+
+  it('does not touch what it would write again as it is', async () => {
+    await write('reserve-stock.ts', valid)
+    await build()
+    const path = join(root, folder, 'functions/maintain.cjs')
+    const { ino, mtimeMs } = await stat(path)
+    await build()
+    expect(await stat(path)).toMatchObject({ ino, mtimeMs })
   })
 
   it('leaves what was built before when a handler is not valid', async () => {
