@@ -282,14 +282,14 @@ function postmasterPid(dataDirectory: string): number | undefined {
 }
 
 /**
- * Stops the server that a run which was killed left behind. A postmaster.pid that names a live process which is
- * not that server is removed: Postgres would not start beside it. Any other stale one Postgres replaces itself.
+ * Stops the server that a run which was killed left behind. A postmaster.pid of one that has ended is removed: Postgres
+ * would not start while its number is in the process table, be it another program's or not reaped yet. Backends that
+ * outlived their server Postgres finds without the file, by the shared memory of the directory.
  */
 async function stopLeftover(dataDirectory: string): Promise<void> {
   const pid = postmasterPid(dataDirectory)
-  if (pid !== undefined) return endPostmaster(pid, 'SIGINT')
-  const [stale] = postmasterLines(dataDirectory)
-  if (stale && findProcess(Number(stale))) rmSync(join(dataDirectory, 'postmaster.pid'))
+  if (pid !== undefined) await endPostmaster(pid, 'SIGINT')
+  else rmSync(join(dataDirectory, 'postmaster.pid'), { force: true })
 }
 
 /** A postmaster and its children. */
