@@ -267,6 +267,8 @@ describe('migrate, for CloudFormation', () => {
 
   it('deletes nothing with the stack, and answers without the database', async () => {
     await invoke()
+    vi.stubEnv('WAKE_FUNCTION_ARN', wakeFunction)
+    expect(await deploy('Delete')).toMatchObject({ Status: 'SUCCESS' })
     vi.stubEnv('DATABASE_URL', 'not even a url')
     expect(await deploy('Delete')).toMatchObject({ Status: 'SUCCESS' })
     expect(await schemaOf()).toHaveLength(migrations.length)
@@ -317,6 +319,20 @@ describe('waking', () => {
     expect(await sql`select function_arn, region from loopless.wake_target`).toEqual([
       { function_arn: wakeFunction, region: 'eu-west-3' },
     ])
+  })
+
+  it('ends with the stack, and what somebody else has set does not', async () => {
+    await standIn()
+    await invoke()
+    const target = () => sql`select function_arn from loopless.wake_target`
+    const another = wakeFunction.replace('eu-west-3', 'eu-west-1')
+    vi.stubEnv('WAKE_FUNCTION_ARN', another)
+    expect(await deploy('Delete')).toMatchObject({ Status: 'SUCCESS' })
+    expect(await target()).toEqual([{ function_arn: wakeFunction }])
+    vi.stubEnv('WAKE_FUNCTION_ARN', wakeFunction)
+    expect(await deploy('Delete')).toMatchObject({ Status: 'SUCCESS' })
+    expect(await target()).toEqual([])
+    expect(await schemaOf()).toHaveLength(migrations.length)
   })
 
   it('is left out where the database cannot, and said', async () => {

@@ -3,7 +3,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { afterAll, beforeEach, describe, expect, it, vi } from 'vitest'
-import { answering, isStackRequest, type StackRequest } from './stack-request.ts'
+import { answering, isStackRequest, type StackRequest, type StackWork } from './stack-request.ts'
 import type { UpgradeReport } from './upgrade.ts'
 
 interface Put {
@@ -61,6 +61,10 @@ const report: UpgradeReport = {
   roles: [],
   wake: 'off',
 }
+const work = (upgrade: StackWork['upgrade']): StackWork => ({
+  upgrade,
+  retire: () => Promise.reject(new Error('Not asked for.')),
+})
 const soon = () => performance.now() + 60_000
 const echoed = {
   StackId: common.StackId,
@@ -80,7 +84,11 @@ describe('answering', () => {
   it.each([create, update])(
     'answers $RequestType with what the database has, in the form that was signed',
     async (request) => {
-      await answering(request, soon(), async () => report)
+      await answering(
+        request,
+        soon(),
+        work(async () => report),
+      )
       expect(puts).toEqual([{ method: 'PUT', contentType: undefined, body: expect.any(String) }])
       expect(answer()).toEqual({
         ...echoed,
@@ -91,21 +99,37 @@ describe('answering', () => {
   )
 
   it('answers that it failed, and why', async () => {
-    await answering(update, soon(), () => Promise.reject(new Error('It failed. Do this.')))
+    await answering(
+      update,
+      soon(),
+      work(() => Promise.reject(new Error('It failed. Do this.'))),
+    )
     expect(answer()).toEqual({ ...echoed, Status: 'FAILED', Reason: 'It failed. Do this.' })
   })
 
-  it('does nothing for Delete but answer', async () => {
-    const work = vi.fn()
-    await answering(remove, soon(), work)
-    expect(work).not.toHaveBeenCalled()
+  it('carries out Delete by its own work', async () => {
+    const retire = vi.fn(async () => {})
+    await answering(remove, soon(), { upgrade: () => Promise.reject(new Error('Not asked for.')), retire })
+    expect(retire).toHaveBeenCalledOnce()
     expect(answer()).toMatchObject({ ...echoed, Status: 'SUCCESS' })
+    expect(console.error).not.toHaveBeenCalled()
+  })
+
+  it('does not hold up Delete by what failed, and logs it', async () => {
+    const failure = new Error('There is no such database.')
+    await answering(remove, soon(), { upgrade: async () => report, retire: () => Promise.reject(failure) })
+    expect(answer()).toMatchObject({ ...echoed, Status: 'SUCCESS' })
+    expect(console.error).toHaveBeenCalledWith(failure)
   })
 
   it.each(['x', '"', 'é', '😀', '\u0001', '\ud800'])(
     'keeps an answer with many %j within 4,096 bytes',
     async (character) => {
-      await answering(create, soon(), () => Promise.reject(new Error(`Why: ${character.repeat(9_000)}`)))
+      await answering(
+        create,
+        soon(),
+        work(() => Promise.reject(new Error(`Why: ${character.repeat(9_000)}`))),
+      )
       const { body } = puts[0] ?? { body: '' }
       expect(Buffer.byteLength(body)).toBeLessThanOrEqual(4_096)
       expect(Buffer.byteLength(body)).toBeGreaterThan(3_000)
@@ -115,30 +139,48 @@ describe('answering', () => {
 
   it('tries again when the answer is not taken', async () => {
     verdicts = [503, 'cut', 403]
-    await answering(create, soon(), async () => report)
+    await answering(
+      create,
+      soon(),
+      work(async () => report),
+    )
     expect(answer()).toMatchObject({ Status: 'SUCCESS' })
     expect(verdicts).toEqual([])
   })
 
   it('tries again when taking the answer takes too long', async () => {
     verdicts = ['hold']
-    await answering(create, soon(), async () => report)
+    await answering(
+      create,
+      soon(),
+      work(async () => report),
+    )
     expect(puts).toHaveLength(2)
   })
 
   it('throws when nobody takes the answer before the invocation ends, and says it all', async () => {
     verdicts = Array.from({ length: 100 }, () => 500)
-    await expect(answering(create, performance.now() + 1_500, async () => report)).rejects.toThrow(
+    await expect(
+      answering(
+        create,
+        performance.now() + 1_500,
+        work(async () => report),
+      ),
+    ).rejects.toThrow(
       /^CloudFormation got no answer \(status 500\): a function in a VPC reaches it through a gateway endpoint for S3\. The answer was: \{/,
     )
   })
 
   it('has the work end 15 s before the invocation', async () => {
-    await answering(create, performance.now() + 15_050, (signal) => {
-      return new Promise((_, reject) => {
-        signal.addEventListener('abort', () => reject(new Error('Given up.')))
-      })
-    })
+    await answering(
+      create,
+      performance.now() + 15_050,
+      work((signal) => {
+        return new Promise((_, reject) => {
+          signal.addEventListener('abort', () => reject(new Error('Given up.')))
+        })
+      }),
+    )
     expect(answer()).toMatchObject({ Status: 'FAILED', Reason: 'Given up.' })
   })
 })

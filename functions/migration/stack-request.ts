@@ -5,6 +5,14 @@ import type { UpgradeReport } from './upgrade.ts'
 /** What CloudFormation asks of a custom resource. */
 export type StackRequest = CloudFormationCustomResourceEvent
 
+/** What is done for it, until the signal ends it. */
+export interface StackWork {
+  /** For Create and Update. */
+  upgrade(signal: AbortSignal): Promise<UpgradeReport>
+  /** For Delete. */
+  retire(signal: AbortSignal): Promise<void>
+}
+
 /** Kept free at the end of the invocation for the answer and its tries. */
 const answerMs = 15_000
 const tryMs = 4_000
@@ -18,33 +26,34 @@ export function isStackRequest(event: unknown): event is StackRequest {
 
 /**
  * Carries out a request of CloudFormation and answers it, whatever becomes of the work: a stack that gets no answer
- * waits for an hour, and then for another to roll back. The work is given up in time for the answer.
+ * waits for an hour, and then for another to roll back. The work is given up in time for the answer. Nothing that fails
+ * holds up the removal of a stack.
  *
  * The address of the answer is in S3: from a VPC without a way to the internet it takes a gateway endpoint for S3,
  * which costs nothing.
  * @param endsAtMs performance.now() when the invocation ends
  * @throws when the answer could not be delivered
  */
-export async function answering(
-  request: StackRequest,
-  endsAtMs: number,
-  work: (signal: AbortSignal) => Promise<UpgradeReport>,
-): Promise<void> {
+export async function answering(request: StackRequest, endsAtMs: number, work: StackWork): Promise<void> {
   const workMs = Math.max(0, Math.floor(endsAtMs - performance.now() - answerMs))
-  const outcome = await carryOut(request, () => work(AbortSignal.timeout(workMs)))
+  const outcome = await carryOut(request, work, AbortSignal.timeout(workMs))
   await deliver(request.ResponseURL, answerTo(request, outcome), endsAtMs)
 }
 
 type Outcome = { readonly data: Record<string, string> } | { readonly reason: string }
 
-async function carryOut(request: StackRequest, work: () => Promise<UpgradeReport>): Promise<Outcome> {
-  // The events and what became of them are the user's; who removes the stack may want to deploy it again.
-  if (request.RequestType === 'Delete') return { data: {} }
+async function carryOut(request: StackRequest, work: StackWork, signal: AbortSignal): Promise<Outcome> {
   try {
-    const report = await work()
+    if (request.RequestType === 'Delete') {
+      await work.retire(signal)
+      return { data: {} }
+    }
+    const report = await work.upgrade(signal)
     return { data: { SchemaVersion: report.schemaVersion, HandlerSet: report.handlerSet } }
   } catch (error) {
     console.error(error)
+    // the database may be gone already
+    if (request.RequestType === 'Delete') return { data: {} }
     return { reason: error instanceof Error ? error.message : String(error) }
   }
 }

@@ -174,12 +174,14 @@ it('loses and repeats nothing of a poll that was killed at its time-out', async 
   expect(await sql`select from loopless.attempt where event_id = any(${ids})`).toHaveLength(0)
 })
 
-it('is removed by serverless remove; the database stays as it is', async () => {
+it('is removed by serverless remove; the database keeps everything but the function to wake', async () => {
   const before = await sql`select from loopless.event`
+  expect(await sql`select from loopless.wake_target`).toHaveLength(1)
   await deployment.remove()
   expect(await deployment.status()).toBeUndefined()
   await expect(deployment.invoke('poll')).rejects.toThrow('Function not found')
   expect(await sql`select from loopless.event`).toHaveLength(before.length)
+  expect(await sql`select from loopless.wake_target`).toEqual([])
 })
 
 /** What a poller logs of itself. */
