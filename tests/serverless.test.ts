@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { readFile, rm } from 'node:fs/promises'
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -25,13 +25,13 @@ function serverless(args: string[], env: NodeJS.ProcessEnv): Promise<{ stdout: s
 }
 
 /** Packages a deployment of the stage `production`: the folder of what would be uploaded, and its template. */
-async function packaged(env: NodeJS.ProcessEnv) {
+async function packaged(env: NodeJS.ProcessEnv, parameters: string[] = []) {
   const folder = `${target}/${randomUUID()}`
-  await packaging(() => serverless(['package', '--stage', 'production', '--package', folder], env)).catch(
-    ({ code, signal, stdout, stderr }) => {
-      throw new Error(`serverless package ended with ${signal ?? code}:\n${stdout}\n${stderr}`)
-    },
-  )
+  await packaging(() =>
+    serverless(['package', '--stage', 'production', '--package', folder, ...parameters], env),
+  ).catch(({ code, signal, stdout, stderr }) => {
+    throw new Error(`serverless package ended with ${signal ?? code}:\n${stdout}\n${stderr}`)
+  })
   const path = join(root, folder, 'cloudformation-template-update-stack.json')
   return { folder, template: JSON.parse(await readFile(path, 'utf8')) }
 }
@@ -73,6 +73,16 @@ describe('serverless package', { timeout: 300_000 }, () => {
       MaximumRetryAttempts: 0,
       MaximumEventAgeInSeconds: 60,
     })
+  })
+
+  it('packs the authorities of the database that it is given', async () => {
+    const file = `${target}/authorities.pem`
+    await mkdir(join(root, target), { recursive: true })
+    await writeFile(join(root, file), '-----BEGIN CERTIFICATE-----\n')
+    const { folder, template } = await packaged(production, ['--param', `databaseCaFile=${file}`])
+    expect(namesIn(await readFile(join(root, folder, 'poll.zip')))).toContain(file)
+    const { Variables } = template.Resources.PollLambdaFunction.Properties.Environment
+    expect(Variables.DATABASE_CA_FILE).toBe(file)
   })
 
   it('refuses a stage that is not given its database and its secret', async () => {

@@ -32,7 +32,7 @@ describe('certificatesFor', () => {
 
   it('says what to do in a region that it does not know', () => {
     expect(() => certificatesFor('shop.c1.xx-new-1.rds.amazonaws.com', null)).toThrow(
-      /^This package has no certificate authority of RDS in xx-new-1\. Set DATABASE_CA_FILE to /,
+      /^This package has no certificate authority of RDS in xx-new-1\. Set DATABASE_CA_FILE /,
     )
   })
 

@@ -16,7 +16,7 @@ export function certificatesFor(host: string, caFile: string | null): string[] |
   const certificates = certificatesOf(region)
   if (certificates.length > 0) return certificates
   throw new SettingError(
-    `This package has no certificate authority of RDS in ${region}. Set DATABASE_CA_FILE to /var/runtime/ca-cert.pem, which Lambda provides, or to a file from https://truststore.pki.rds.amazonaws.com that is packaged with the function.`,
+    `This package has no certificate authority of RDS in ${region}. Set DATABASE_CA_FILE (deploy with --param databaseCaFile=…) to /var/runtime/ca-cert.pem, which Lambda provides, or to a file from https://truststore.pki.rds.amazonaws.com that is packaged with the function.`,
   )
 }
 

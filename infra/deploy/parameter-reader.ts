@@ -1,3 +1,6 @@
+import { readFileSync } from 'node:fs'
+import { isAbsolute, normalize } from 'node:path'
+
 /** The parameters of serverless.yml, resolved: its defaults, those of the stage, and what --param gives. */
 export type Parameters = Readonly<Record<string, unknown>>
 
@@ -10,6 +13,14 @@ const defaults: Readonly<Record<string, string>> = {
   databasePublisherSecretArn: 'databaseSecretArn',
   databaseOwnerSecretArn: 'databaseSecretArn',
   databaseOwnerAuth: 'databaseAuth',
+}
+
+function isPem(path: string): boolean {
+  try {
+    return readFileSync(path, 'utf8').includes('-----BEGIN CERTIFICATE-----')
+  } catch {
+    return false
+  }
 }
 
 /** Reads parameters and notes what is wrong with each. */
@@ -62,6 +73,20 @@ export class Reader {
     if (url !== null && /^postgres(ql)?:$/.test(url.protocol) && url.pathname.length > 1) return
     const also = name === 'databaseUrl' ? ' or as DATABASE_URL' : ''
     this.problem(name, `to be a URL of the form ${urlForm}`, `Give it with --param ${name}=…${also}.`)
+  }
+
+  /** A file that goes with the functions, or, by an absolute path, one that they find where they run. */
+  certificates(name: string): void {
+    const path = this.text(name)
+    if (path === '' || isAbsolute(path)) return
+    if (path === normalize(path) && !path.startsWith('..') && isPem(path)) return
+    const expected =
+      'to be a PEM file, by its path from serverless.yml such as `certificates/eu-central-1.pem`'
+    this.problem(
+      name,
+      expected,
+      `${this.#giveIt(name)} AWS has them at https://truststore.pki.rds.amazonaws.com.`,
+    )
   }
 
   integer(name: string, least: number, most: number): number | undefined {

@@ -125,6 +125,7 @@ function checkNew(parameters: Reader): void {
 }
 
 function checkFunctions(parameters: Reader): void {
+  parameters.certificates('databaseCaFile')
   if (parameters.text('githubWebhookSecret').length < 8) {
     parameters.problem(
       'githubWebhookSecret',
