@@ -60,6 +60,15 @@ it('announces each outcome of a handler, of every kind', async () => {
   for (const { durationMs } of handled) expect(durationMs).toBeGreaterThanOrEqual(0)
 })
 
+it('says of a payload that did not fit that no handler was called', async () => {
+  const schema = {
+    '~standard': { version: 1, vendor: 'test', validate: () => ({ issues: [{ message: 'no' }] }) },
+  } as const
+  await bus.publish('strict', 1)
+  await bus.poll({ h: defineHandler(defineEvent('strict', schema), {}, () => {}) })
+  expect(handled).toMatchObject([{ handler: 'h', outcome: 'failed', beganMs: null }])
+})
+
 it('announces a poll that claimed something, once, with its report', async () => {
   await bus.publish('counted', 1, 2, 3)
   const h = defineHandler(counted, { jitter: 0 }, ({ payload }) => {

@@ -44,7 +44,7 @@ function messageOf(run: Run): HandledMessage {
     attempt: run.attempt,
     outcome: run.state === 'succeeded' ? 'succeeded' : 'failed',
     error: run.error,
-    beganMs: run.beganMs === 0 ? null : run.beganMs,
+    beganMs: run.invalid || run.beganMs === 0 ? null : run.beganMs,
     durationMs: run.endedMs - run.beganMs,
   }
 }

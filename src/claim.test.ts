@@ -7,13 +7,15 @@ import { poll } from './poll.ts'
 import { publish } from './publish.ts'
 import { register } from './register.ts'
 
+type SingleOptions = Omit<HandlerOptions, 'batch'>
+
 const bus = await testBus()
 const { sql, poller, connect } = bus
 
 const counted = defineEvent<{ n: number }>('counted')
 
 /** A handler that notes the numbers of the events it gets. */
-function noting(numbers: number[], options: HandlerOptions = {}): { counter: Handler } {
+function noting(numbers: number[], options: SingleOptions = {}): { counter: Handler } {
   return { counter: defineHandler(counted, options, ({ payload }) => void numbers.push(payload.n)) }
 }
 

@@ -18,9 +18,12 @@ export interface ClaimedDelivery {
 
 /** One event of a claim; from the log when it has no delivery. */
 export interface Item {
-  readonly event: ReceivedEvent
+  /** No handler sees this: what is settled does not depend on what they do. */
+  readonly event: Pick<ReceivedEvent, 'id' | 'name'>
   readonly xid: string
   readonly delivery: ClaimedDelivery | null
+  /** The event for one call of a handler, which may change it: no other call sees that. */
+  receive(): ReceivedEvent
 }
 
 /** What a claim leased, all under one token. */
@@ -77,8 +80,6 @@ interface Claimed extends Columns {
   readonly alone: boolean
   readonly next_due_at: Date | null
 }
-
-const noHeaders: Readonly<Record<string, string>> = Object.freeze({})
 
 /**
  * Leases the next events of the log and due deliveries, in one round trip.
@@ -158,18 +159,43 @@ function toItems(columns: Columns): Item[] {
   const xids = columns.xids.split(',')
   const times = columns.published.split(',')
   const names = columns.names.split(',')
-  const payloads = JSON.parse(`[${columns.payloads}]`) as unknown[]
+  const payloads = new Payloads(columns.payloads)
   const items = columns.ids.split(',').map((id, index): Item => {
-    const event: ReceivedEvent = {
-      id,
-      name: names[index] as string,
-      payload: payloads[index],
-      publishedAt: new Date(Number(times[index] ?? times[0])),
-      headers: headers?.[id] ?? noHeaders,
+    const event = { id, name: names[index] as string }
+    const publishedAt = Number(times[index] ?? times[0])
+    let received = 0
+    return {
+      event,
+      xid: (xids[index] ?? xids[0]) as string,
+      delivery: deliveries?.[index] ?? null,
+      receive: () => ({
+        id,
+        name: event.name,
+        payload: payloads.take(index, received++),
+        publishedAt: new Date(publishedAt),
+        headers: { ...headers?.[id] },
+      }),
     }
-    return { event, xid: (xids[index] ?? xids[0]) as string, delivery: deliveries?.[index] ?? null }
   })
   if (columns.waiting === null) return items
   const waiting = new Set(columns.waiting.split(','))
   return items.filter((item) => !waiting.has(item.event.id))
+}
+
+/** Payloads of a claim, parsed all at once: several times as fast as one by one. */
+class Payloads {
+  readonly #text: string
+  /** Parsed again for the second call that gets a payload, and so on; what was taken is let go. */
+  readonly #parsed: unknown[][] = []
+
+  constructor(text: string) {
+    this.#text = `[${text}]`
+  }
+
+  take(index: number, call: number): unknown {
+    this.#parsed[call] ??= JSON.parse(this.#text) as unknown[]
+    const payload = this.#parsed[call][index]
+    this.#parsed[call][index] = undefined
+    return payload
+  }
 }

@@ -8,6 +8,8 @@ import { defineHandlers } from './handler-set.ts'
 import { publish } from './publish.ts'
 import { register } from './register.ts'
 
+type SingleOptions = Omit<HandlerOptions, 'batch'>
+
 const bus = await testBus()
 const { sql, poller, connect } = bus
 
@@ -37,7 +39,7 @@ function drainWith(
 }
 
 /** A handler of single events, one at a time, that takes its time. */
-function taking(ms: number, numbers: number[] = [], options: HandlerOptions = {}): Handler {
+function taking(ms: number, numbers: number[] = [], options: SingleOptions = {}): Handler {
   return defineHandler(counted, { concurrency: 1, ...options }, async ({ payload }) => {
     numbers.push(payload.n)
     passedMs += ms

@@ -114,8 +114,12 @@ export class NonError extends LooplessError {
   readonly code = 'NON_ERROR_THROWN'
 }
 
+const retryBrand = Symbol.for('loopless.retry')
+const discardBrand = Symbol.for('loopless.discard')
+
 /** Thrown by a handler to be tried again at a time of its own; made by `retryAt` and `retryAfter`. */
 export class RetryRequest extends LooplessError {
+  readonly [retryBrand] = true
   override readonly name = 'RetryRequest'
   readonly code = 'RETRY_REQUESTED'
   /** Exactly one of the two is set. */
@@ -152,8 +156,19 @@ function requestAfter(seconds: number): string {
 
 /** Thrown by a handler that wants no further attempt; made by `discard`. */
 export class DiscardRequest extends LooplessError {
+  readonly [discardBrand] = true
   override readonly name = 'DiscardRequest'
   readonly code = 'DISCARDED'
+}
+
+/** True for what `retryAt` and `retryAfter` made, also in another copy of this module. */
+export function isRetryRequest(error: unknown): error is RetryRequest {
+  return error instanceof Error && (error as Partial<RetryRequest>)[retryBrand] === true
+}
+
+/** True for what `discard` made, also in another copy of this module. */
+export function isDiscardRequest(error: unknown): error is DiscardRequest {
+  return error instanceof Error && (error as Partial<DiscardRequest>)[discardBrand] === true
 }
 
 /**

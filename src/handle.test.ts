@@ -6,6 +6,8 @@ import { defineEvent } from './event.ts'
 import { defineHandler, type Handler, type HandlerContext, type HandlerOptions } from './handler.ts'
 import { publish } from './publish.ts'
 
+type SingleOptions = Omit<HandlerOptions, 'batch'>
+
 const bus = await testBus()
 const { sql } = bus
 
@@ -16,7 +18,7 @@ const one = { concurrency: 1 }
 function noting(
   numbers: number[],
   act: (n: number) => unknown = () => {},
-  options: HandlerOptions = {},
+  options: SingleOptions = {},
 ): Handler {
   return defineHandler(counted, options, ({ payload }) => {
     numbers.push(payload.n)
@@ -35,7 +37,7 @@ function stopAt(stop: number): { signal: AbortSignal; act: (n: number) => Promis
 
 describe('handlers of single events', () => {
   /** Counts how many of its runs go on at once. */
-  function crowding(options: HandlerOptions = {}): { handler: Handler; most: () => number } {
+  function crowding(options: SingleOptions = {}): { handler: Handler; most: () => number } {
     let running = 0
     let most = 0
     const handler = defineHandler('*', options, async () => {
@@ -60,6 +62,59 @@ describe('handlers of single events', () => {
     await bus.publish('counted', ...twelve)
     await bus.poll({ two: two.handler, three: three.handler })
     expect([two.most(), three.most()]).toEqual([2, 3])
+  })
+
+  it('do not see what others have changed in their event', async () => {
+    const seen: unknown[] = []
+    const changing = defineHandler(counted, {}, (event, context) => {
+      const { payload, ...rest } = event
+      seen.push({ ...rest, n: payload.n, now: context.now })
+      const open = event as { id: string; payload?: unknown; headers: Record<string, string> }
+      event.publishedAt.setTime(0)
+      context.now.setTime(0)
+      open.headers['more'] = 'of it'
+      open.id = 'no id'
+      delete (payload as { n?: number }).n
+    })
+    await bus.publish('counted', 1)
+    expect(await bus.poll({ a: changing, b: changing })).toMatchObject({ succeeded: 2 })
+    expect(seen[1]).toEqual(seen[0])
+    expect(seen[0]).toMatchObject({ n: 1, now, headers: {} })
+  })
+
+  it('that change the id of their event and fail are charged all the same', async () => {
+    await bus.publish('counted', 1)
+    const h = defineHandler(counted, {}, (event) => {
+      ;(event as { id: string }).id = 'no id'
+      throw new Error('no')
+    })
+    expect(await bus.poll({ h })).toMatchObject({ retried: 1 })
+    expect(await bus.attempts()).toMatchObject([{ n: 1, message: 'no' }])
+  })
+
+  it.each([
+    [
+      'cannot be looked at',
+      () => {
+        const { proxy, revoke } = Proxy.revocable({}, {})
+        revoke()
+        return proxy
+      },
+    ],
+    [
+      'throws when it is looked at',
+      () => ({
+        // biome-ignore lint/suspicious/noThenProperty: what a handler returns may be anything
+        get then() {
+          throw new Error('no')
+        },
+      }),
+    ],
+  ])('have failed when their result %s', async (_, result) => {
+    await bus.publish('counted', 1, 2)
+    const h = noting([], (n) => (n === 1 ? result() : undefined))
+    expect(await bus.poll({ h })).toMatchObject({ succeeded: 1, retried: 1 })
+    expect(await bus.attempts()).toMatchObject([{ n: 1 }])
   })
 
   it('begin in the order of the events', async () => {

@@ -14,7 +14,10 @@ export interface HandlerOptions {
   readonly maxDelaySeconds?: number
   /** Share of the delay that is random, ± : 0–1, default 0.2; 0 gives exactly base · 2^(attempt−1). */
   readonly jitter?: number
-  /** A run that takes longer has failed, and its signal is aborted. More than 0, up to 900 s, default 30. */
+  /**
+   * A run that is not done by then has failed, and its signal is aborted. More than 0, up to 900 s, default 30.
+   * One that blocks the event loop cannot be interrupted: it counts by how it ends.
+   */
   readonly timeoutSeconds?: number
   /** Runs of this handler at once in one poller. 1–1,000; default: the poll's limit. */
   readonly concurrency?: number
@@ -74,7 +77,17 @@ type ContextOf<Options extends HandlerOptions> = (Options extends { batch: true 
 // biome-ignore lint/suspicious/noConfusingVoidType: a handler that returns nothing is the common one
 type BatchAnswer = BatchResult | void
 
-type HandlerFunction<Payload, Options extends HandlerOptions> = Options extends { batch: true }
+// Options of which it is not known whether they say `batch`: the function must be ready for both.
+type HandlerFunction<Payload, Options extends HandlerOptions> = 'batch' extends keyof Options
+  ? boolean extends Options['batch']
+    ? (
+        input: ReceivedEvent<string, Payload> | ReadonlyArray<BatchEvent<Payload>>,
+        context: BaseContext & (Options extends { transactional: true } ? WithTransaction : unknown),
+      ) => unknown
+    : KnownHandlerFunction<Payload, Options>
+  : KnownHandlerFunction<Payload, Options>
+
+type KnownHandlerFunction<Payload, Options extends HandlerOptions> = Options extends { batch: true }
   ? (
       events: ReadonlyArray<BatchEvent<Payload>>,
       context: ContextOf<Options>,

@@ -60,6 +60,20 @@ it('gives a batch handler an array, each event with its own attempt and key', ()
   defineHandler(orderPlaced, { batch: true }, (event) => void event.payload)
 })
 
+it('asks a function to be ready for one event and for many, when nobody knows which it gets', () => {
+  const options: HandlerOptions = { batch: true }
+  const shared = { batch: true, maxAttempts: 5 }
+  // @ts-expect-error it may be an array
+  defineHandler(orderPlaced, options, (event) => event.payload)
+  // @ts-expect-error it may be an array
+  defineHandler(orderPlaced, shared, (event) => event.payload)
+  // @ts-expect-error attempts are those of the events
+  defineHandler(orderPlaced, shared, (_event, context) => context.attempt)
+  defineHandler(orderPlaced, options, (input) => [input].flat().map(({ payload }) => payload.orderId))
+  defineHandler(orderPlaced, { batch: false, maxAttempts: 5 }, (event) => event.payload.orderId)
+  defineHandler(orderPlaced, { maxAttempts: 5 }, (event) => event.payload.orderId)
+})
+
 it('lets a batch handler return nothing, or which events failed', () => {
   defineHandler(typed, { batch: true }, () => {})
   defineHandler(typed, { batch: true }, async () => ({ failed: [{ id: '1', error: 'why' }] }))

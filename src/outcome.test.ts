@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import * as z from 'zod'
 import { later, now, testBus } from '../tests/support/bus.ts'
 import { discard, InvalidEventError, RetryRequest, retryAfter, retryAt } from './errors.ts'
@@ -7,13 +7,15 @@ import { defineHandler, type Handler, type HandlerOptions } from './handler.ts'
 import { publish } from './publish.ts'
 import { redrive } from './redrive.ts'
 
+type SingleOptions = Omit<HandlerOptions, 'batch'>
+
 const bus = await testBus()
 const { sql } = bus
 
 const counted = defineEvent<{ n: number }>('counted')
 
 /** A handler that fails as it is told to. */
-function failing(fail: (n: number, attempt: number) => unknown, options: HandlerOptions = {}): Handler {
+function failing(fail: (n: number, attempt: number) => unknown, options: SingleOptions = {}): Handler {
   return defineHandler(counted, { jitter: 0, ...options }, ({ payload }, { attempt }) => {
     const thrown = fail(payload.n, attempt)
     if (thrown !== undefined) throw thrown
@@ -21,6 +23,16 @@ function failing(fail: (n: number, attempt: number) => unknown, options: Handler
 }
 
 const always = (): Error => new Error('no')
+
+it('is told to be discarded, and when to try again, by another copy of the library too', async () => {
+  vi.resetModules()
+  const other = await import('./errors.ts')
+  expect(other.discard).not.toBe(discard)
+  await bus.publish('counted', 1, 2, 3)
+  const requests = [other.discard('old'), other.retryAfter(7), other.retryAt(later(9))]
+  expect(await bus.poll({ h: failing((n) => requests[n - 1]) })).toMatchObject({ dead: 1, retried: 2 })
+  expect(await bus.deliveries()).toMatchObject([{ dueAt: later(7) }, { dueAt: later(9) }])
+})
 
 describe('a handler that fails', () => {
   it('is tried again after exactly base · 2^(attempt−1) without jitter, counted from the poll’s now', async () => {
@@ -134,7 +146,7 @@ describe('a handler that fails', () => {
 describe('several handlers of one event', () => {
   it('retry each on its own', async () => {
     const calls: string[] = []
-    const handler = (name: string, failures: number, options: HandlerOptions): Handler =>
+    const handler = (name: string, failures: number, options: SingleOptions): Handler =>
       defineHandler('*', { jitter: 0, ...options }, (_event, { attempt }) => {
         calls.push(`${name}${attempt}`)
         if (attempt <= failures) throw new Error(`${name}${attempt} failed`)

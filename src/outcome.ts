@@ -1,7 +1,7 @@
 import { retryDelayMs } from './backoff.ts'
 import type { Item, Work } from './claim.ts'
 import { describeError, type ErrorDescription } from './describe-error.ts'
-import { DiscardRequest, PollerDiedError, RetryRequest } from './errors.ts'
+import { isDiscardRequest, isRetryRequest, PollerDiedError } from './errors.ts'
 import type { Plan } from './plan.ts'
 import type { Run } from './run.ts'
 
@@ -89,7 +89,7 @@ function failureOf(run: Run, clock: OutcomeClock): FailedOutcome {
     endedAt: at(clock, run.endedMs),
   }
   if (run.invalid) return { ...base, attempt: attempt - 1, charged: false, dead: 'invalid' }
-  if (error instanceof DiscardRequest) return { ...base, attempt, charged: true, dead: 'discarded' }
+  if (isDiscardRequest(error)) return { ...base, attempt, charged: true, dead: 'discarded' }
   if (attempt >= handler.maxAttempts) return { ...base, attempt, charged: true, dead: 'exhausted' }
   const retry = { ...base, attempt, charged: true, dueAt: retryTime(run, clock) }
   // only a row of this handler can be changed; the row of an event that waited for all handlers is replaced
@@ -97,11 +97,10 @@ function failureOf(run: Run, clock: OutcomeClock): FailedOutcome {
 }
 
 function retryTime({ error, handler, attempt }: Run, { now, random }: OutcomeClock): Date {
-  if (error instanceof RetryRequest && error.at !== null) return error.at
+  const request = isRetryRequest(error) ? error : null
+  if (request?.at) return request.at
   const delayMs =
-    error instanceof RetryRequest && error.afterSeconds !== null
-      ? error.afterSeconds * 1000
-      : retryDelayMs(handler, attempt, random())
+    request?.afterSeconds != null ? request.afterSeconds * 1000 : retryDelayMs(handler, attempt, random())
   return new Date(now.getTime() + delayMs)
 }
 

@@ -13,6 +13,8 @@ import {
 } from './handler.ts'
 import { publish } from './publish.ts'
 
+type SingleOptions = Omit<HandlerOptions, 'batch'>
+
 const bus = await testBus()
 const { sql } = bus
 
@@ -161,7 +163,7 @@ describe('a batch handler', () => {
   /** A batch handler that does something with the numbers of its events. */
   function batch(
     act: (numbers: number[], events: ReadonlyArray<Counted>) => unknown,
-    options: HandlerOptions = {},
+    options: SingleOptions = {},
   ): Handler {
     return defineHandler(
       counted,
@@ -206,6 +208,17 @@ describe('a batch handler', () => {
         { attempt: 2, isKey: true },
       ],
     ])
+  })
+
+  it('has failed with all when what it returns throws when it is looked at', async () => {
+    await bus.publish('counted', 1, 2)
+    const h = batch(() => ({
+      get failed(): never {
+        throw new Error('no')
+      },
+    }))
+    expect(await bus.poll({ h })).toMatchObject({ succeeded: 0, retried: 2 })
+    expect(await bus.attempts()).toMatchObject([{ message: 'no' }, { message: 'no' }])
   })
 
   it('may name events that failed: those are tried again, the others are done', async () => {

@@ -21,20 +21,21 @@ export interface Scope {
 export function perform(run: Run, scope: Scope, ended: (call: Call) => void, extra?: object): void {
   run.finished = ended
   startCall(run)
-  let result: unknown
+  let promised: PromiseLike<unknown> | null
   try {
-    result = callHandler(run, scope, extra)
+    const result = callHandler(run, scope, extra)
+    promised = isThenable(result) ? result : null
   } catch (error) {
     finishCall(run, 'failed', error)
     return
   }
-  if (isThenable(result)) awaitOutcome(run, scope.watch, result)
+  if (promised !== null) awaitOutcome(run, scope.watch, promised)
   else finishCall(run, 'succeeded')
 }
 
 function callHandler(run: Run, scope: Scope, extra: object | undefined): unknown {
   const call = (event: ReceivedEvent): unknown =>
-    run.handler.run(event as never, contextOf(run, scope, extra) as never)
+    run.handler.run(event as never, contextOf(run, scope, event.headers, extra) as never)
   const checked = checkedEvent(run)
   if (!(checked instanceof Promise)) return call(checked)
   return checked.then((event) => (run.state === 'running' ? call(event) : undefined)) // else given up meanwhile
@@ -79,7 +80,7 @@ async function fittingEvents(runs: ReadonlyArray<Run>): Promise<BatchEvent<unkno
 /** The event as the handler gets it, its payload checked by the schema. Throws InvalidEventError when it does not fit. */
 function checkedEvent(run: Run): ReceivedEvent | Promise<ReceivedEvent> {
   const { definition } = run.handler
-  const { event } = run.item
+  const event = run.item.receive()
   if (definition?.schema === undefined) return event
   const checked = validatePayload(definition, event.payload)
   const fit = (validation: Validation<unknown>): ReceivedEvent => {
@@ -123,39 +124,48 @@ function awaitOutcome(call: Call, watch: Watch, result: PromiseLike<unknown>): v
   )
 }
 
+/** A return value that nobody can read is a failure of all: it may mean that some failed. */
 function distribute(runs: ReadonlyArray<Run>, call: Call, result: unknown): void {
-  const problem = call.state === 'failed' ? call : invalidResult(runs, result)
-  const failed = problem === null ? ((result as BatchResult | undefined)?.failed ?? []) : []
-  const failures = new Map(failed.map(({ id, error }) => [String(id), error]))
+  let failures: ReadonlyMap<string, unknown>
+  try {
+    if (call.state === 'failed') throw call.error
+    failures = failuresIn(runs, result)
+  } catch (error) {
+    for (const run of runs) finishCall(run, 'failed', error)
+    return
+  }
   for (const run of runs) {
     const { id } = run.item.event
-    if (problem !== null) finishCall(run, 'failed', problem.error)
-    else if (failures.has(id)) finishCall(run, 'failed', failures.get(id))
+    if (failures.has(id)) finishCall(run, 'failed', failures.get(id))
     else finishCall(run, 'succeeded')
   }
 }
 
-/** A return value that nobody can read is a failure of all: it may mean that some failed. */
-function invalidResult(runs: ReadonlyArray<Run>, result: unknown): { error: unknown } | null {
-  if (result === undefined) return null
+/**
+ * What a batch handler says has failed, by event id.
+ * @throws InvalidOptionError when it is none of what it may return, and what looking at it throws
+ */
+function failuresIn(runs: ReadonlyArray<Run>, result: unknown): ReadonlyMap<string, unknown> {
+  if (result === undefined) return new Map()
   const failed = (result as Partial<BatchResult> | null)?.failed
   const name = runs[0]?.handler.name
   if (!Array.isArray(failed)) {
-    return {
-      error: new InvalidOptionError(
-        `Batch handler ${name}: expected it to return nothing or { failed: [{ id, error }] }, got ${result === null ? 'null' : typeof result}.`,
-      ),
-    }
+    throw new InvalidOptionError(
+      `Batch handler ${name}: expected it to return nothing or { failed: [{ id, error }] }, got ${result === null ? 'null' : typeof result}.`,
+    )
   }
   const ids = new Set(runs.map((run) => run.item.event.id))
-  const named = failed.map((one: { id?: unknown } | null | undefined) => String(one?.id))
-  const stranger = named.find((id) => !ids.has(id))
-  if (stranger === undefined) return null
-  return {
-    error: new InvalidOptionError(
-      `Batch handler ${name}: expected each id in failed to be one of the events it got, got ${stranger}.`,
-    ),
+  const failures = new Map<string, unknown>()
+  for (const one of failed as ({ id?: unknown; error?: unknown } | null | undefined)[]) {
+    const id = String(one?.id)
+    if (!ids.has(id)) {
+      throw new InvalidOptionError(
+        `Batch handler ${name}: expected each id in failed to be one of the events it got, got ${id}.`,
+      )
+    }
+    failures.set(id, one?.error)
   }
+  return failures
 }
 
 function idempotencyKeyOf(run: Run): string {
@@ -173,19 +183,21 @@ function signalOf(call: Call): AbortSignal {
 
 class EventContext implements HandlerContext {
   readonly attempt: number
-  readonly now: Date
   readonly headers: Readonly<Record<string, string>>
   readonly idempotencyKey: string
   readonly #run: Run
-  readonly #sink: LogSink
+  readonly #scope: Scope
 
-  constructor(run: Run, scope: Scope) {
+  constructor(run: Run, scope: Scope, headers: Readonly<Record<string, string>>) {
     this.attempt = run.attempt
-    this.now = scope.now
-    this.headers = run.item.event.headers
+    this.headers = headers
     this.idempotencyKey = idempotencyKeyOf(run)
     this.#run = run
-    this.#sink = scope.log
+    this.#scope = scope
+  }
+
+  get now(): Date {
+    return new Date(this.#scope.now) // a handler may change it
   }
 
   get signal(): AbortSignal {
@@ -194,7 +206,7 @@ class EventContext implements HandlerContext {
 
   get log(): HandlerLog {
     const { handler, item, attempt } = this.#run
-    return logFor(this.#sink, {
+    return logFor(this.#scope.log, {
       handler: handler.name,
       event: item.event.name,
       eventId: item.event.id,
@@ -204,14 +216,16 @@ class EventContext implements HandlerContext {
 }
 
 class BatchContext implements BaseContext {
-  readonly now: Date
   readonly #call: Call
-  readonly #sink: LogSink
+  readonly #scope: Scope
 
   constructor(call: Call, scope: Scope) {
-    this.now = scope.now
     this.#call = call
-    this.#sink = scope.log
+    this.#scope = scope
+  }
+
+  get now(): Date {
+    return new Date(this.#scope.now) // a handler may change it
   }
 
   get signal(): AbortSignal {
@@ -219,12 +233,17 @@ class BatchContext implements BaseContext {
   }
 
   get log(): HandlerLog {
-    return logFor(this.#sink, { handler: this.#call.handler.name })
+    return logFor(this.#scope.log, { handler: this.#call.handler.name })
   }
 }
 
-function contextOf(run: Run, scope: Scope, extra: object | undefined): HandlerContext {
-  const context = new EventContext(run, scope)
+function contextOf(
+  run: Run,
+  scope: Scope,
+  headers: ReceivedEvent['headers'],
+  extra: object | undefined,
+): HandlerContext {
+  const context = new EventContext(run, scope, headers)
   return extra === undefined ? context : Object.assign(context, extra)
 }
 

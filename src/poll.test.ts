@@ -9,6 +9,8 @@ import type { Limits } from './limits.ts'
 import { poll } from './poll.ts'
 import { publish } from './publish.ts'
 
+type SingleOptions = Omit<HandlerOptions, 'batch'>
+
 const bus = await testBus()
 const { sql } = bus
 
@@ -18,7 +20,7 @@ const counted = defineEvent<{ n: number }>('counted')
 function noting(
   calls: unknown[],
   act: (n: number, attempt: number) => unknown = () => {},
-  options: HandlerOptions = {},
+  options: SingleOptions = {},
 ): Handler {
   return defineHandler(counted, { jitter: 0, ...options }, ({ payload }, { attempt }) => {
     calls.push(payload.n)
@@ -37,7 +39,7 @@ async function dieWithBatch(at = now): Promise<number> {
 
 /** The same, with a delivery that runs alone. */
 async function dieAlone(at: Date): Promise<unknown> {
-  return (await claimAlone(sql, limitsOf(at)))?.items[0]?.event.payload
+  return (await claimAlone(sql, limitsOf(at)))?.items[0]?.receive().payload
 }
 
 function limitsOf(at: Date): ClaimLimits {

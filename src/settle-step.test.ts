@@ -11,6 +11,8 @@ import { defineHandler, type Handler, type HandlerOptions } from './handler.ts'
 import { defineHandlers } from './handler-set.ts'
 import { register } from './register.ts'
 
+type SingleOptions = Omit<HandlerOptions, 'batch'>
+
 // While a poll is settled the next one claims: a drain of batches of ten shows it.
 
 const bus = await testBus()
@@ -45,7 +47,7 @@ function range(count: number): number[] {
 function noting(
   numbers: number[],
   act: (n: number) => unknown = () => {},
-  options: HandlerOptions = {},
+  options: SingleOptions = {},
 ): Handler {
   return defineHandler(counted, { concurrency: 1, jitter: 0, ...options }, ({ payload }) => {
     numbers.push(payload.n)

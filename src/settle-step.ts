@@ -55,17 +55,21 @@ export async function settleStep(step: Step, handled: Handled, next: NextStep): 
     return { outcomes, ...settled }
   }
   let outcomes: Outcomes | null = null
-  await timed(step, 'settle', () =>
-    runGroup(options.sql, units, {
-      token: work.token,
-      scope,
-      durations,
-      settle: (session) => {
-        outcomes = outcomesOf(work, plan, clock)
-        return settleStatement(session, { work, outcomes, now }, true)
-      },
-    }),
-  )
+  const spent = { handle: 0 }
+  const group = {
+    token: work.token,
+    scope,
+    durations,
+    isPooled: !options.sql.options.prepare,
+    spent,
+    settle: (session: Sql) => {
+      outcomes = outcomesOf(work, plan, clock)
+      return settleStatement(session, { work, outcomes, now }, true)
+    },
+  }
+  await timed(step, 'settle', () => runGroup(options.sql, units, group))
+  step.report.ms.settle -= spent.handle
+  step.report.ms.handle += spent.handle
   return { outcomes: outcomes ?? outcomesOf(work, plan, clock), ahead: null }
 }
 

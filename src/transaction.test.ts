@@ -16,6 +16,8 @@ import { poll } from './poll.ts'
 import { publish } from './publish.ts'
 import { publishMany } from './publish-many.ts'
 
+type SingleOptions = Omit<HandlerOptions, 'batch'>
+
 const bus = await testBus()
 const { sql, poller, connect } = bus
 
@@ -36,7 +38,7 @@ type Context = HandlerContext & { readonly tx: TransactionSql }
 /** A transactional handler that notes the event's number in the table `effect`, and then does something. */
 function writing(
   act: (n: number, tx: TransactionSql, context: Context) => unknown = () => {},
-  options: HandlerOptions = {},
+  options: SingleOptions = {},
 ): Handler {
   return defineHandler(
     counted,
@@ -49,7 +51,7 @@ function writing(
 }
 
 /** The same, misbehaving for event 2 of 3. */
-function misbehaving(act: (tx: TransactionSql) => unknown, options: HandlerOptions = {}): Handler {
+function misbehaving(act: (tx: TransactionSql) => unknown, options: SingleOptions = {}): Handler {
   return writing((n, tx) => (n === 2 ? act(tx) : undefined), options)
 }
 
@@ -115,7 +117,7 @@ describe('effects of handlers', () => {
   it('are rolled back when the lease was lost', async () => {
     await bus.publish('counted', 1)
     const h = writing(async (_n, _tx, { now: at }) => {
-      if (at === now) await poll(later(76), { sql, handlers: defineHandlers({ h }) })
+      if (at.getTime() === now.getTime()) await poll(later(76), { sql, handlers: defineHandlers({ h }) })
     })
     await expect(bus.poll({ h })).rejects.toMatchObject({ code: 'LEASE_LOST' })
     expect(await effects()).toEqual([1])
@@ -137,6 +139,32 @@ describe('effects of handlers', () => {
     expect(await bus.poll({ h })).toMatchObject({ claimed: 2, succeeded: 2, repaired: 0 })
     expect(await effects()).toEqual([1, 2])
     expect(await bus.attempts()).toEqual([])
+  })
+})
+
+describe('what a handler changes', () => {
+  it('of the payload is not there when it runs again in the same poll', async () => {
+    await bus.publish('counted', 1, 2)
+    const h = defineHandler(counted, { transactional: true }, async ({ payload }, { tx }) => {
+      if (payload.n === 2) throw new Error('no')
+      ;(payload as { n: number }).n += 100
+      await tx`insert into effect (n, note) values (${payload.n}, 'noted')`
+    })
+    expect(await bus.poll({ h })).toMatchObject({ succeeded: 1, retried: 1 })
+    expect(await effects()).toEqual([101])
+  })
+
+  it('of the session does not outlast its poll', async () => {
+    const settings = () =>
+      poller`select current_setting('search_path') as path, current_setting('statement_timeout') as timeout, current_user as role`
+    const before = await settings()
+    await bus.publish('counted', 1)
+    const h = writing(
+      (_n, tx) =>
+        tx`select set_config('search_path', 'nowhere', false), set_config('statement_timeout', '60001', false)`,
+    )
+    expect(await bus.poll({ h })).toMatchObject({ succeeded: 1 })
+    expect(await settings()).toEqual(before)
   })
 })
 
@@ -484,8 +512,21 @@ describe('a handler that ends its transaction itself', () => {
   it('is found out and charged, when it resets the settings that mark the transaction', async () => {
     await onlyTheSecondFails(
       misbehaving((tx) => tx`reset all`),
-      { error: 'TransactionEndedError', message: expect.stringContaining('reset its settings') },
+      { error: 'TransactionEndedError', message: expect.stringContaining('changed its role or settings') },
     )
+  })
+
+  it('is found out and charged, when it leaves a role behind that may not settle', async () => {
+    const role = `loopless_low_${process.pid}`
+    await sql`create role ${sql(role)}`
+    try {
+      await onlyTheSecondFails(
+        misbehaving((tx) => tx.unsafe(`set local role ${role}`)),
+        { error: 'TransactionEndedError', message: expect.stringContaining('changed its role or settings') },
+      )
+    } finally {
+      await sql`drop role ${sql(role)}`
+    }
   })
 
   it('is found out and charged, when it ends the savepoint that it runs in', async () => {
@@ -596,10 +637,7 @@ describe('events that a handler publishes in its transaction', () => {
 describe('a batch handler in a transaction', () => {
   type Events = ReadonlyArray<BatchEvent<{ n: number }>>
 
-  function batch(
-    act: (events: Events, tx: TransactionSql) => unknown,
-    options: HandlerOptions = {},
-  ): Handler {
+  function batch(act: (events: Events, tx: TransactionSql) => unknown, options: SingleOptions = {}): Handler {
     return defineHandler(
       counted,
       { jitter: 0, ...options, batch: true, transactional: true },

@@ -14,6 +14,10 @@ export interface GroupOptions {
   readonly token: string
   readonly scope: Scope
   readonly durations: Durations
+  /** The session is a pooler's (`prepare: false`), and not ours to reset. */
+  readonly isPooled: boolean
+  /** Milliseconds that handlers took, counted up. */
+  readonly spent: { handle: number }
   /** Sends the statement that settles everything; runs in the group's transaction. */
   settle(session: Sql): PromiseLike<unknown>
 }
@@ -58,12 +62,12 @@ async function runOnce(session: Sql, units: ReadonlyArray<Unit>, options: GroupO
   try {
     await options.settle(session)
   } catch (error) {
-    if (sqlStateOf(error) !== transactionEnded) throw error
-    await session`rollback` // the savepoints will tell who ended it
+    if (isConnectionError(error) || sqlStateOf(error) === leaseLost) throw error
+    await session`rollback` // the savepoints will tell who ended it, or left it to a role that may not settle
     return false
   }
   try {
-    await session`commit`
+    await commit(session, options)
     return true
   } catch (error) {
     if (isConnectionError(error)) throw error
@@ -95,7 +99,7 @@ async function runWithSavepoints(
     }
   }
   await options.settle(session)
-  await session`commit`
+  await commit(session, options)
   return true
 }
 
@@ -104,22 +108,30 @@ async function runWithSavepoints(
  * this is still the group's transaction, and deferred constraints. Their check is rolled back, so that they stay deferred.
  */
 async function releaseSavepoint(session: Sql, unit: Unit, { token }: GroupOptions): Promise<void> {
-  try {
-    await Promise.all([
-      session`select loopless.check_group(${token})`.execute(),
-      session
-        .unsafe(`
-        savepoint loopless_check;
-        set constraints all immediate;
-        rollback to savepoint loopless_check;
-        release savepoint loopless_unit`)
-        .execute(),
-    ])
-  } catch (error) {
-    if (isConnectionError(error)) throw error
-    fail(unit, error)
-    if (sqlStateOf(error) === transactionEnded) for (const run of unit) run.error = endedByHandler(run)
-  }
+  const [group, constraints] = await Promise.allSettled([
+    session`select loopless.check_group(${token})`.execute(),
+    session
+      .unsafe(`
+      savepoint loopless_check;
+      set constraints all immediate;
+      rollback to savepoint loopless_check;
+      release savepoint loopless_unit`)
+      .execute(),
+  ])
+  const failed = group.status === 'rejected' ? group : constraints
+  if (failed.status === 'fulfilled') return
+  if (isConnectionError(failed.reason)) throw failed.reason
+  fail(unit, failed.reason)
+  if (failed === group) for (const run of unit) run.error = endedByHandler(run)
+}
+
+/**
+ * Commits, and undoes what handlers have set for the session: the claims and handlers after this must not feel it.
+ */
+async function commit(session: Sql, { isPooled }: GroupOptions): Promise<void> {
+  const committed = session`commit`.execute()
+  if (isPooled) await committed
+  else await Promise.all([committed, session.unsafe('reset role; reset all').execute()])
 }
 
 /** Room for the settling beside what handlers may take; `cancel` ends a handler's statement before that. */
@@ -143,14 +155,16 @@ function send(session: Sql, statement: string): void {
   session.unsafe(statement).catch(() => {})
 }
 
-async function runUnit(session: Sql, unit: Unit, { scope }: GroupOptions): Promise<void> {
+async function runUnit(session: Sql, unit: Unit, { scope, spent }: GroupOptions): Promise<void> {
   const [first] = unit
   if (first === undefined) return
+  const beganMs = performance.now()
   const guard = guardTransaction(session, first.handler.name)
   const extra = { tx: guard.tx }
   if (first.handler.batch) await performBatch(unit, scope, extra)
   else await new Promise((ended) => perform(first, scope, ended, extra))
   guard.end()
+  spent.handle += performance.now() - beganMs
   if (!hasFailed(unit) && !guard.isSound()) await probe(session, unit, first, guard, scope)
   if (hasFailed(unit)) await guard.cancel()
 }
@@ -189,19 +203,22 @@ function hasFailed(unit: Unit): boolean {
   )
 }
 
-/** Failures that may come from what others did deserve another run in this poll: serialization, deadlock. */
-const innocentStates: ReadonlySet<string> = new Set(['40001', '40P01'])
+/**
+ * Failures that may come from what others did deserve another run in this poll: serialization, deadlock; and what is
+ * not there or not allowed, when a handler before has left its role, search_path or read-only mode behind.
+ */
+const innocentStates = /^(40001|40P01|42...|3F000|25006)$/
 
 function hasFinalFailure(unit: Unit): boolean {
-  return hasFailed(unit) && !unit.some((run) => innocentStates.has(sqlStateOf(run.error) ?? ''))
+  return hasFailed(unit) && !unit.some((run) => innocentStates.test(sqlStateOf(run.error) ?? ''))
 }
 
-/** What `loopless.settle` and `loopless.check_group` raise when this is not the group's transaction any more. */
-const transactionEnded = 'LL013'
+/** What `loopless.settle` raises when another poll has the events. */
+const leaseLost = 'LL010'
 
 function endedByHandler({ handler, error }: Run): TransactionEndedError {
   return new TransactionEndedError(
-    `Handler ${handler.name} ended its transaction or savepoint, or reset its settings, so nothing could be settled in it.`,
+    `Handler ${handler.name} ended its transaction or savepoint, or changed its role or settings, so nothing could be settled in it.`,
     { cause: error },
   )
 }
