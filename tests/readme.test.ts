@@ -9,6 +9,17 @@ import { type TestDatabase, testDatabase } from './support/database.ts'
 const root = fileURLToPath(new URL('..', import.meta.url))
 const folder = join(root, '.loopless', `readme-${process.pid}`)
 const run = promisify(execFile)
+/** As in a project that runs TypeScript by Node. */
+const strict = {
+  strict: true,
+  target: 'ES2024',
+  module: 'NodeNext',
+  types: ['node'],
+  allowImportingTsExtensions: true,
+  erasableSyntaxOnly: true,
+  noEmit: true,
+  skipLibCheck: true,
+}
 let database: TestDatabase
 let readme: string
 
@@ -20,6 +31,7 @@ beforeAll(async () => {
     // the sources instead of the build; tests/package.test.ts imports the package by its name
     await writeFile(join(folder, path), code.replaceAll("'loopless'", `'${join(root, 'src/index.ts')}'`))
   }
+  await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions: strict }))
   await database.sql`create table orders (id integer primary key, quantity integer not null)`
   await database.sql`create table stock (reserved integer not null)`
   await database.sql`insert into stock values (0)`
@@ -67,6 +79,15 @@ test('its publishing, its handler and its poll function work together', async ()
   expect(JSON.parse(output)).toMatchObject({ claimed: 2, succeeded: 2, retried: 0, dead: 0, drained: true })
   expect(await database.sql`select reserved from stock`).toEqual([{ reserved: 3 }])
   expect(await database.sql`select reason from loopless.delivery`).toEqual([{ reason: 'delayed' }])
+})
+
+test('its TypeScript is right by the types', async () => {
+  const tsc = join(root, 'node_modules/typescript/bin/tsc')
+  const stdout = await run(process.execPath, [tsc, '--project', folder]).then(
+    (outcome) => outcome.stdout,
+    (error: { stdout: string }) => error.stdout,
+  )
+  expect(stdout).toBe('')
 })
 
 test('its two commands are the ones that package.json has', async () => {

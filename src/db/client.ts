@@ -37,8 +37,44 @@ export interface ConnectOptions {
 /**
  * Opens a client for a poller: settings that keep a frozen or killed process from holding locks for long.
  * Connects with the first query.
+ * @param url `postgres://user:password@host:5432/name`, as in `process.env.DATABASE_URL`
+ * @throws InvalidOptionError for no url or one that cannot be read, whose message does not repeat it; for time limits
+ * beside `prepare: false`
  */
-export function connect(url: string, options: ConnectOptions = {}): Sql {
+export function connect(url: string | undefined, options: ConnectOptions = {}): Sql {
+  checkUrl(url)
+  try {
+    return open(url, options)
+  } catch (error) {
+    throw urlError(error) ?? error
+  }
+}
+
+const like = 'like postgres://user:password@host:5432/name'
+
+/** The rest is checked by who reads it, the driver: it also takes sockets, and several hosts. */
+function checkUrl(url: string | undefined): asserts url is string {
+  if (typeof url === 'string' && /^postgres(ql)?:\/\//i.test(url)) return
+  if (url) throw new InvalidOptionError(`Expected the url of the database to be ${like}, got something else.`)
+  throw new InvalidOptionError(
+    `Expected the url of the database, ${like}, got none: is the environment variable set that it comes from?`,
+  )
+}
+
+/** What the driver threw, if it was about the url. Without a cause: that holds the url, and so the password. */
+function urlError(error: unknown): InvalidOptionError | null {
+  if (error instanceof URIError) {
+    return new InvalidOptionError(
+      'The url of the database has a "%" that is not followed by the two digits of a character: write a "%" in a password as %25.',
+    )
+  }
+  if (!(error instanceof TypeError && 'code' in error && error.code === 'ERR_INVALID_URL')) return null
+  return new InvalidOptionError(
+    `Expected the url of the database to be ${like}, got one that cannot be read: write "/" in a password as %2F, "?" as %3F, "#" as %23, "@" as %40.`,
+  )
+}
+
+function open(url: string, options: ConnectOptions): Sql {
   const connectTimeoutSeconds = options.connectTimeoutSeconds ?? 10
   const prepare = options.prepare !== false && !/[?&]prepare=false(?:&|$)/.test(url)
   return postgres(url, {
