@@ -104,13 +104,30 @@ describe('a wrong use', () => {
     [['wake', 'set'], "required option '--function <arn>' not specified"],
     [['wake', 'set', '--function', 'x', '--timeout-ms', '0'], 'Expected a whole number of 1–60000.'],
     [['wake', 'on'], "unknown command 'on'"],
-    [['status', '--database-url', 'mysql://u:secret@h/d'], 'Expected --database-url to be like postgres://'],
+    [
+      ['status', '--database-url', 'mysql://u:secret@h/d'],
+      '--database-url: Expected the url of the database to be like postgres://',
+    ],
+    [
+      ['status', '--database-url', 'postgres://u:secret%zz@h/d'],
+      '--database-url: The url of the database has a "%"',
+    ],
   ])('%j answers 2 and says in one line: %s', async (argv, message) => {
     const { code, out, err } = await loopless(...argv)
     expect({ code, out }).toEqual({ code: 2, out: '' })
     expect(err).toContain(message)
     expect(err).toMatch(/^loopless: [^\n]+\n$/)
     expect(err).not.toContain('secret')
+  })
+
+  it('names the variable that holds a url which cannot be read', async () => {
+    expect(await commandLine('postgres://u:secret%@h/d')('status')).toMatchObject({
+      code: 2,
+      out: '',
+      err: expect.stringMatching(
+        /^loopless: DATABASE_URL: The url [^\n]+ write a "%" in a password as %25\.\n$/,
+      ),
+    })
   })
 
   it('says that a database must be given', async () => {

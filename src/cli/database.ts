@@ -2,7 +2,7 @@ import { setTimeout } from 'node:timers/promises'
 import { type Command, Option } from 'commander'
 import { connect, type Sql } from '../db/client.ts'
 import { databaseError } from '../db/database-error.ts'
-import { DatabaseError } from '../errors.ts'
+import { DatabaseError, InvalidOptionError } from '../errors.ts'
 import { CommandError, explainError } from './explain-error.ts'
 import type { Terminal } from './terminal.ts'
 
@@ -27,16 +27,15 @@ export interface Session {
 
 /**
  * Connects, runs a command's work and disconnects.
- * @throws CommandError when no database is given, or it cannot be reached
+ * @throws CommandError when no database is given, its url cannot be read, or it cannot be reached
  */
 export async function withDatabase<Result>(
   terminal: Terminal,
   options: CommonOptions,
   work: (session: Session) => Promise<Result>,
 ): Promise<Result> {
-  const url = databaseUrl(terminal, options)
   const connectTimeoutSeconds = Number(terminal.env['PGCONNECT_TIMEOUT']) || 10
-  const sql = connect(url, { applicationName: 'loopless-cli', connectTimeoutSeconds })
+  const { url, sql } = open(terminal, options, connectTimeoutSeconds)
   let endSeconds = 0
   try {
     const now = await readClock(sql, connectTimeoutSeconds)
@@ -65,8 +64,11 @@ async function readClock(sql: Sql, seconds: number): Promise<Date> {
   throw new DatabaseError(`No answer within ${seconds} s.`, 'CONNECT_TIMEOUT')
 }
 
-function databaseUrl({ env }: Terminal, { databaseUrl }: CommonOptions): string {
-  const source = databaseUrl === undefined ? 'DATABASE_URL' : '--database-url'
+function open(
+  { env }: Terminal,
+  { databaseUrl }: CommonOptions,
+  connectTimeoutSeconds: number,
+): { url: string; sql: Sql } {
   const url = databaseUrl ?? env['DATABASE_URL']
   if (!url) {
     throw new CommandError(
@@ -74,9 +76,13 @@ function databaseUrl({ env }: Terminal, { databaseUrl }: CommonOptions): string 
       2,
     )
   }
-  // the value stays unsaid: it may hold a password
-  if (/^postgres(ql)?:\/\//.test(url) && URL.canParse(url)) return url
-  throw new CommandError(`Expected ${source} to be like postgres://user:password@host:5432/name.`, 2)
+  try {
+    return { url, sql: connect(url, { applicationName: 'loopless-cli', connectTimeoutSeconds }) }
+  } catch (error) {
+    if (!(error instanceof InvalidOptionError)) throw error
+    const source = databaseUrl === undefined ? 'DATABASE_URL' : '--database-url'
+    throw new CommandError(`${source}: ${error.message}`, 2, { cause: error })
+  }
 }
 
 function isFromDriver(error: unknown): boolean {
