@@ -156,6 +156,13 @@ describe('a database that does not answer', () => {
       'Cannot reach the database at shop.invalid/shop: ',
     ],
     [
+      'a server without TLS',
+      another((one) => {
+        one.searchParams.set('sslmode', 'require')
+      }),
+      ': it closed the connection; if it does so always, it takes no TLS (ssl = on), which the url asks for by sslmode, and nothing was sent to it.',
+    ],
+    [
       'no such database',
       another((one) => {
         one.pathname = '/nowhere'

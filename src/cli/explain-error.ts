@@ -29,6 +29,9 @@ const unreachable: Readonly<Record<string, string>> = {
   EACCES: 'the socket may not be used',
 }
 
+const tlsAdvice =
+  '; if it does so always, it takes no TLS (ssl = on), which the url asks for by sslmode, and nothing was sent to it'
+
 /** SQLSTATEs by which a server refuses a connection, not a statement. */
 const refusals = /^(28...|3D000|53300|57P0[1-4])$/
 
@@ -38,7 +41,8 @@ export function explainError(error: unknown, databaseUrl?: string): string {
   const code =
     cause instanceof DatabaseError ? cause.sqlState : String((cause as { code?: unknown } | null)?.code)
   if (code && unreachable[code] && !(error instanceof CommandError)) {
-    return `Cannot reach the database${placeOf(databaseUrl)}: ${unreachable[code]}.`
+    const advice = code === 'ECONNRESET' && asksForTls(databaseUrl) ? tlsAdvice : ''
+    return `Cannot reach the database${placeOf(databaseUrl)}: ${unreachable[code]}${advice}.`
   }
   const message = oneLine(cause instanceof Error ? cause.message : String(cause))
   if (code && refusals.test(code))
@@ -46,6 +50,13 @@ export function explainError(error: unknown, databaseUrl?: string): string {
   if (error instanceof LooplessError) return oneLine(error.message)
   if (error instanceof CommandError) return message
   return message === '' ? `Failed without a message (${code || 'unknown error'}).` : message
+}
+
+function asksForTls(databaseUrl: string | undefined): boolean {
+  if (databaseUrl === undefined || !URL.canParse(databaseUrl)) return false
+  const { searchParams } = new URL(databaseUrl)
+  const mode = searchParams.get('sslmode') ?? searchParams.get('ssl') ?? 'disable'
+  return mode !== 'disable' && mode !== 'false'
 }
 
 function placeOf(databaseUrl: string | undefined): string {
