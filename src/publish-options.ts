@@ -63,16 +63,20 @@ export function checkOptions(eventName: string, options: PublishOptions | undefi
   }
 }
 
+/** Whether an event can wait until then: valid, and in the years that ISO 8601 writes with four digits. */
+export function isDueTime(time: Date): boolean {
+  return time.getTime() >= firstInstant && time.getTime() <= lastInstant
+}
+
 type Fail = (option: string, expected: string, got: string) => never
 
 function checkDueAt(dueAt: Date, fail: Fail): string {
   if (!(dueAt instanceof Date)) return fail('dueAt', 'a valid Date', show(dueAt))
-  const time = dueAt.getTime()
-  if (time >= firstInstant && time <= lastInstant) return dueAt.toISOString()
+  if (isDueTime(dueAt)) return dueAt.toISOString()
   return fail(
     'dueAt',
     'a valid Date in the years 1–9999',
-    Number.isNaN(time) ? 'an invalid Date' : dueAt.toISOString(),
+    Number.isNaN(dueAt.getTime()) ? 'an invalid Date' : dueAt.toISOString(),
   )
 }
 

@@ -95,6 +95,26 @@ describe('a wrong use', () => {
     [['publish', 'order.placed', '{}', '--due-at', 'tomorrow'], 'Expected a time with a zone'],
     [['publish', 'order.placed', '{}', '--due-at', '2030-01-01T00:00:00'], 'Expected a time with a zone'],
     [['publish', 'order.placed', '{}', '--due-at', '2030-13-01T00:00:00Z'], 'Expected a time with a zone'],
+    [
+      ['publish', 'order.placed', '{}', '--due-at', '2030-02-31T00:00:00Z'],
+      'Expected a day that exists, got 2030-02-31.',
+    ],
+    [
+      ['publish', 'order.placed', '{}', '--due-at', '2030-02-29T24:00:00Z'],
+      'Expected a day that exists, got 2030-02-29.',
+    ],
+    [
+      ['publish', 'order.placed', '{}', '--due-at', '0000-06-01T00:00:00Z'],
+      'Expected a time in the years 1–9999 (UTC).',
+    ],
+    [
+      ['publish', 'order.placed', '{}', '--due-at', '9999-12-31T23:59:59-01:00'],
+      'Expected a time in the years 1–9999 (UTC).',
+    ],
+    [
+      ['publish', 'order.placed', '{}', '--due-at', '0001-01-01T00:00:00+01:00'],
+      'Expected a time in the years 1–9999 (UTC).',
+    ],
     [['publish', 'order.placed', '{}', '--header', 'trace'], 'Expected key=value.'],
     [['publish', 'order.placed', '{}', '--dedupe-key', ''], 'Expected 1–512 characters.'],
     [['poll', '--seconds', '0'], 'Expected 1–86400 seconds.'],

@@ -1,5 +1,6 @@
 import { Argument, Command, InvalidArgumentError } from 'commander'
 import { isEventName } from '../event.ts'
+import { isDueTime } from '../publish-options.ts'
 import { addCommonOptions, type CommonOptions, withDatabase } from './database.ts'
 import { CommandError } from './explain-error.ts'
 import { oneLine } from './plain-text.ts'
@@ -83,9 +84,16 @@ function parseName(name: string): string {
 
 function parseTime(text: string): Date {
   const time = new Date(text)
-  if (/^\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*(Z|[+-]\d\d:?\d\d)$/i.test(text) && !Number.isNaN(time.getTime()))
-    return time
-  throw new InvalidArgumentError('Expected a time with a zone, like 2030-01-01T08:00:00Z.')
+  if (!/^\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*(Z|[+-]\d\d:?\d\d)$/i.test(text) || Number.isNaN(time.getTime())) {
+    throw new InvalidArgumentError('Expected a time with a zone, like 2030-01-01T08:00:00Z.')
+  }
+  const day = text.slice(0, 10)
+  // a Date takes the 31st of any month, for a day of the next
+  if (!new Date(day).toISOString().startsWith(day)) {
+    throw new InvalidArgumentError(`Expected a day that exists, got ${day}.`)
+  }
+  if (isDueTime(time)) return time
+  throw new InvalidArgumentError('Expected a time in the years 1–9999 (UTC).')
 }
 
 function parseKey(key: string): string {
