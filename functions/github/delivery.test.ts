@@ -65,6 +65,11 @@ describe('readDelivery', () => {
     })
   })
 
+  it.each([undefined, null, ''])('refuses an empty request that nobody signed with 401: %j', (body) => {
+    const empty = { body, isBase64Encoded: false, headers: {} }
+    expect(readDelivery(empty, secret)).toMatchObject({ status: 401 })
+  })
+
   it.each([
     ['a form', 415, '{}', { 'content-type': 'application/x-www-form-urlencoded' }],
     ['no content type', 415, '{}', { 'content-type': '' }],

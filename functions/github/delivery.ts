@@ -1,8 +1,10 @@
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import type { APIGatewayProxyEventV2 } from 'aws-lambda'
 
-/** What is used of a request to an HTTP API. */
-export type WebhookRequest = Pick<APIGatewayProxyEventV2, 'headers' | 'body' | 'isBase64Encoded'>
+/** What is used of a request to an HTTP API. An empty body is none; null from serverless-offline. */
+export interface WebhookRequest extends Pick<APIGatewayProxyEventV2, 'headers' | 'isBase64Encoded'> {
+  readonly body?: string | null | undefined
+}
 
 /** One delivery of a GitHub webhook. */
 export interface Delivery {
@@ -24,10 +26,10 @@ const maxBodyBytes = 1024 * 1024
 
 /** Checks a request, its signature before anything in it is believed, and reads the delivery. */
 export function readDelivery(
-  { headers, body = '', isBase64Encoded }: WebhookRequest,
+  { headers, body, isBase64Encoded }: WebhookRequest,
   secret: string,
 ): Delivery | Refusal {
-  const raw = Buffer.from(body, isBase64Encoded ? 'base64' : 'utf8')
+  const raw = Buffer.from(body ?? '', isBase64Encoded ? 'base64' : 'utf8')
   if (raw.length > maxBodyBytes) {
     return { status: 413, reason: `Expected a body of at most ${maxBodyBytes} bytes, got ${raw.length}.` }
   }
