@@ -7,7 +7,7 @@ import { openStep, type PollOptions } from './step.ts'
  * settles. `now` is the only clock of its decisions: leases, due times, retries.
  * @returns what was done; `claimed: 0` when there was nothing to do
  * @throws HandlerSetError nothing was claimed; LeaseLostError it took longer than its lease; DatabaseError what was
- * not settled is handled by a later poll; InvalidOptionError
+ * not settled is handled by a later poll; SchemaMissingError; InvalidOptionError
  */
 export async function poll(now: Date, options: PollOptions): Promise<PollReport> {
   const step = openStep(now, options)
