@@ -130,6 +130,11 @@ describe('an attendance', () => {
     await expect(attendWith({ record })).rejects.toBeInstanceOf(HandlerSetError)
   })
 
+  it('refuses handlers that are no set before publishers rely on it', async () => {
+    await expect(attendWith({}, { handlers: { record } as never })).rejects.toBeInstanceOf(InvalidOptionError)
+    expect(await isAwake()).toBe(false)
+  })
+
   it.each([{ lingerMs: -1 }, { patienceMs: 0.5 }, { maxPollers: 0 }, { helperBacklog: Number.NaN }])(
     'refuses settings out of range: %o',
     async (settings) => {

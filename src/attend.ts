@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type AttendOptions, type AttendSettings, resolveAttendSettings } from './attend-options.ts'
 import { type DrainReport, drain, emptyDrainReport } from './drain.ts'
 import { type FanOut, openFanOut } from './fan-out.ts'
+import { checkHandlerSet } from './handler-set.ts'
 import { goIdle, markAwake } from './idle.ts'
 import { addReport } from './report.ts'
 
@@ -44,6 +45,7 @@ interface Attendance {
  * @throws as `drain`; InvalidOptionError. When it throws, publishers invoke the next poller after at most 2 s.
  */
 export async function attend(options: AttendOptions): Promise<AttendReport> {
+  checkHandlerSet(options.handlers) // before publishers rely on this poller
   const settings = resolveAttendSettings(options)
   const report: AttendReport = { ...emptyDrainReport(), ended: 'stopped', helpers: 0 }
   const timeMs = options.deadline.getTime() - options.clock().getTime()

@@ -128,6 +128,14 @@ describe('a drain', () => {
     await Promise.all([1, 2, 3].map(() => drainWith({ h }, { sql: connect({ max: 1 }) })))
     expect(numbers.toSorted((a, b) => a - b)).toEqual(range(600))
   })
+
+  it('refuses handlers that are no set', async () => {
+    await expect(drainWith({}, { handlers: { h: taking(0) } as never })).rejects.toThrow(
+      new InvalidOptionError(
+        'Expected handlers to be what defineHandlers made, got object: write handlers: defineHandlers({ … }).',
+      ),
+    )
+  })
 })
 
 describe('the size of a claim', () => {

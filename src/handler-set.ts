@@ -62,6 +62,15 @@ export function defineHandlers(
   }
 }
 
+/** @throws InvalidOptionError for what `defineHandlers` did not make, such as the record that it takes */
+export function checkHandlerSet(given: HandlerSet): void {
+  const set: Partial<HandlerSet> | null | undefined = given
+  if (typeof set?.hash === 'string' && typeof set.route === 'function') return
+  throw new InvalidOptionError(
+    `Expected handlers to be what defineHandlers made, got ${set === null ? 'null' : typeof set}: write handlers: defineHandlers({ … }).`,
+  )
+}
+
 function hashOf(handlers: ReadonlyArray<NamedHandler>): string {
   const lines = handlers.map((handler) => `${handler.name} ${handler.pattern}`).sort()
   return createHash('sha256').update(lines.join('\n')).digest('hex')

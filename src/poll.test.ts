@@ -99,6 +99,12 @@ describe('bad arguments', () => {
     )
   })
 
+  it.each([{ count: noting([]) }, 7, null, undefined])('are refused: handlers is %o', async (handlers) => {
+    const polled = poll(now, { sql: bus.poller, handlers: handlers as never })
+    await expect(polled).rejects.toThrow(/^Expected handlers to be what defineHandlers made, got /)
+    await expect(polled).rejects.toBeInstanceOf(InvalidOptionError)
+  })
+
   it.each<[Limits, string]>([
     [{ events: 0 }, 'Expected limits.events to be a whole number of 1–10000, got 0.'],
     [{ events: 10_001 }, 'Expected limits.events to be a whole number of 1–10000, got 10001.'],

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest'
 import { testDatabase } from '../tests/support/database.ts'
-import { SchemaMissingError } from './errors.ts'
+import { InvalidOptionError, SchemaMissingError } from './errors.ts'
 import { defineHandler } from './handler.ts'
 import { defineHandlers } from './handler-set.ts'
 import { poll } from './poll.ts'
@@ -64,6 +64,11 @@ it('waits for a claim under way, which then belongs to the set before', async ()
   poller.release()
   await registering
   expect(await registered()).toMatchObject([{ hash: current.hash }])
+})
+
+it('takes what defineHandlers made only', async () => {
+  const record = { mail: current.handlers[0] }
+  await expect(register(sql, record as never, now)).rejects.toBeInstanceOf(InvalidOptionError)
 })
 
 it('says what to do in a database without the schema', async () => {

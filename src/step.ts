@@ -2,7 +2,7 @@ import type { ClaimLimits } from './claim.ts'
 import type { Sql } from './db/client.ts'
 import type { Durations } from './durations.ts'
 import { InvalidOptionError } from './errors.ts'
-import type { HandlerSet } from './handler-set.ts'
+import { checkHandlerSet, type HandlerSet } from './handler-set.ts'
 import { type Limits, resolveLimits } from './limits.ts'
 import type { LogSink } from './log.ts'
 import { emptyReport, type PollReport } from './report.ts'
@@ -40,6 +40,7 @@ export function openStep(now: Date, options: PollOptions): Step {
   if (!(now instanceof Date) || Number.isNaN(now.getTime())) {
     throw new InvalidOptionError(`Expected now to be a valid Date, got ${String(now)}.`)
   }
+  checkHandlerSet(options.handlers)
   const startMs = performance.now()
   const limits = resolveLimits(options.limits)
   return {
