@@ -32,6 +32,8 @@ export async function publishMany(
   options: PublishManyOptions = {},
 ): Promise<string[]> {
   const executor = executorOf(tx)
+  checkIsIterable(events)
+  const checked = checkOptions('every event', options)
   if ('dedupeKey' in options) {
     throw new InvalidEventError(
       'INVALID_OPTION',
@@ -39,7 +41,7 @@ export async function publishMany(
       'Expected dedupeKey beside one event of publishMany, got it for all of them.',
     )
   }
-  const chunks = chunksOf(events, options)
+  const chunks = chunksOf(events, options, checked)
   try {
     const first = await chunks.next()
     if (first.done) return []
@@ -52,6 +54,15 @@ export async function publishMany(
   }
 }
 
+function checkIsIterable(events: Iterable<Item> | null | undefined): void {
+  if (typeof events?.[Symbol.iterator] === 'function') return
+  throw new InvalidEventError(
+    'INVALID_OPTION',
+    '',
+    `Expected the events of publishMany to be an array or another iterable, got ${events === null ? 'null' : typeof events}. One event alone is for publish.`,
+  )
+}
+
 type Chunk = ReadonlyArray<PreparedEvent>
 
 const maxChunkEvents = 2_000
@@ -60,8 +71,8 @@ const maxChunkBytes = 4 * 1024 * 1024
 async function* chunksOf(
   events: Iterable<Item>,
   common: PublishManyOptions,
+  checked: CheckedOptions,
 ): AsyncGenerator<Chunk, undefined> {
-  const checked = checkOptions('every event', common)
   let chunk: PreparedEvent[] = []
   let bytes = 0
   let index = 0
@@ -99,12 +110,16 @@ function prepareItem(
     const hasOptions = typeof item === 'object' && item !== null && 'event' in item
     const event = hasOptions ? item.event : item
     checkIsEvent(event)
-    const options = hasOptions ? checkOptions(event.name, { ...common, ...item }) : checked
+    const options = hasOptions ? checkOptions(event.name, ownOptions(item, common)) : checked
     const prepared = prepareEvent(event, options)
     return prepared instanceof Promise ? prepared.catch(refuse) : prepared
   } catch (error) {
     return refuse(error)
   }
+}
+
+function ownOptions({ event: _, ...own }: EventWithOptions, common: PublishManyOptions): PublishOptions {
+  return { ...common, ...own }
 }
 
 /** Sends each chunk while the next is being prepared. */

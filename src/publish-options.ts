@@ -38,6 +38,7 @@ const defaults: CheckedOptions = {
   headers: null,
   maxPayloadBytes: 1_048_576,
 }
+const optionNames: ReadonlySet<string> = new Set(Object.keys(defaults))
 const longestDedupeSeconds = 3_153_600_000
 const maxHeaderBytes = 16_384
 const firstInstant = Date.parse('0001-01-01T00:00:00Z')
@@ -53,6 +54,9 @@ export function checkOptions(eventName: string, options: PublishOptions | undefi
       `Expected ${option} of ${eventName} to be ${expected}, got ${got}.`,
     )
   }
+  if (typeof options !== 'object' || options === null) fail('the options', 'an object', show(options))
+  const unknown = Object.keys(options).find((key) => !optionNames.has(key))
+  if (unknown !== undefined) fail('the options', `some of ${[...optionNames].join(', ')}`, show(unknown))
   const { dueAt, dedupeKey, dedupeSeconds, headers, maxPayloadBytes } = options
   return {
     dueAt: dueAt === undefined ? null : checkDueAt(dueAt, fail),

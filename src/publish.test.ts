@@ -765,6 +765,46 @@ describe('bad input', () => {
     await expectRefused(orderPlaced(1), { code: 'INVALID_OPTION', message: `Expected ${message}` }, options)
   })
 
+  test('options that are none, or that nobody knows', async () => {
+    const known = 'dueAt, dedupeKey, dedupeSeconds, headers, maxPayloadBytes'
+    for (const [options, expected] of [
+      [null, 'an object, got null'],
+      ['k', 'an object, got "k"'],
+      [{ delaySeconds: 5 }, `some of ${known}, got "delaySeconds"`],
+      [{ dueAt: new Date(0), dedupekey: 'k' }, `some of ${known}, got "dedupekey"`],
+    ] as const) {
+      const given = options as object
+      const code = 'INVALID_OPTION'
+      expect(await errorOf(publish(sql, orderPlaced(1), given))).toMatchObject({
+        code,
+        message: `Expected the options of order.placed to be ${expected}.`,
+      })
+      expect(await errorOf(publishMany(sql, [orderPlaced(1)], given))).toMatchObject({
+        code,
+        message: `Expected the options of every event to be ${expected}.`,
+      })
+    }
+    const misspelt = { event: orderPlaced(1), dedupekey: 'k' }
+    expect(await errorOf(publishMany(sql, [misspelt]))).toMatchObject({
+      code: 'INVALID_OPTION',
+      message: `Event 0 of publishMany: Expected the options of order.placed to be some of ${known}, got "dedupekey".`,
+    })
+    expect(await countEvents()).toBe(0)
+  })
+
+  test('one event, or none, where publishMany takes many', async () => {
+    for (const [events, got] of [
+      [orderPlaced(1), 'object'],
+      [null, 'null'],
+      [undefined, 'undefined'],
+    ] as const) {
+      expect(await errorOf(publishMany(sql, events as never))).toMatchObject({
+        code: 'INVALID_OPTION',
+        message: `Expected the events of publishMany to be an array or another iterable, got ${got}. One event alone is for publish.`,
+      })
+    }
+  })
+
   test('accepts options at their bounds', async () => {
     const dedupeKey = '\u{10ffff}'.repeat(256)
     await publish(sql, orderPlaced(1), {
