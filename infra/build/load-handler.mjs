@@ -1,5 +1,5 @@
 // Loads one bundled handler in a thread of its own, so that whatever its module does while it loads (throw, exit,
-// start a timer) ends here, and says whether it is a handler. See check-handlers.mjs.
+// start a timer) ends here, and says whether it is a handler. See handlers.mjs.
 
 import { createRequire } from 'node:module'
 import { parentPort, workerData } from 'node:worker_threads'
