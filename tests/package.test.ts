@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -46,6 +46,15 @@ export const misused: typeof publish = 1
   const tsc = fileURLToPath(import.meta.resolve('typescript/bin/tsc'))
   const options = ['--noEmit', '--strict', '--skipLibCheck', '--module', 'nodenext', '--target', 'es2024']
   expect(await run(project, process.execPath, [tsc, ...options, 'use.ts'])).toBe('')
+})
+
+test('brings along only what its modules or types import: the rest is in the bundle', async () => {
+  const dist = join(project, 'node_modules/loopless/dist')
+  const files = (await readdir(dist, { recursive: true })).filter((name) => /\.(js|d\.ts)$/.test(name))
+  const texts = await Promise.all(files.map((name) => readFile(join(dist, name), 'utf8')))
+  const isImported = (name: string): boolean =>
+    texts.some((text) => new RegExp(`\\b(from|import) *['"]${name}['"]`).test(text))
+  expect(Object.keys(manifest.dependencies).filter((name) => !isImported(name))).toEqual([])
 })
 
 test('is in order for publint', async () => {
