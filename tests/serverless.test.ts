@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, describe, expect, it } from 'vitest'
 import type { Resource } from '../infra/deploy/template.ts'
+import { variants } from '../infra/lint/variants.ts'
 import { exampleDatabase } from './support/examples.ts'
 import { packaging } from './support/packaging.ts'
 
@@ -111,6 +112,17 @@ describe('serverless package', { timeout: 300_000 }, () => {
     expect(again.template.Resources.Migration.Properties.Fingerprint).toBe(Fingerprint)
     const elsewhere = await packaged({ ...production, DATABASE_URL: 'postgres://elsewhere.example/bus' })
     expect(elsewhere.template.Resources.Migration.Properties.Fingerprint).not.toBe(Fingerprint)
+  })
+
+  it('runs the migration again for another database behind the same host', async () => {
+    const migrationOf = async (resourceId: string): Promise<unknown> => {
+      const params = { ...variants.existing, databaseResourceId: resourceId }
+      const given = Object.entries(params).flatMap(([name, value]) => ['--param', `${name}=${value}`])
+      return (await packaged(production, given)).template.Resources.Migration.Properties
+    }
+    const [blue, green] = [await migrationOf('cluster-BLUE'), await migrationOf('cluster-GREEN')]
+    expect(blue).toMatchObject({ DatabaseResourceId: 'cluster-BLUE' })
+    expect(green).toEqual({ ...(blue as object), DatabaseResourceId: 'cluster-GREEN' })
   })
 })
 
