@@ -7,6 +7,7 @@ const certificates = 'loopless:rds-certificates'
 const systemTests = [
   'database-access',
   'deploy',
+  'offline',
   'package',
   'policies',
   'pooler',

@@ -7,7 +7,7 @@
  * @typedef {{
  *   classes: { Error: new (message: string) => Error }
  *   service: {
- *     provider: { environment?: { DATABASE_URL?: string } }
+ *     provider: { environment?: { DATABASE_URL?: string; NODE_OPTIONS?: string } }
  *     functions: Record<string, { events?: object[] }>
  *     custom: { offlineRoutes: Record<string, string> }
  *   }
@@ -46,6 +46,7 @@ export default class BuildFunctions {
     const prepareOffline = async () => {
       // What an asynchronous invocation throws is nobody's in the emulator, and would end it.
       process.on('unhandledRejection', (error) => log.error(`An invocation failed: ${error}`))
+      guardWorkers(serverless, (error) => log.error(`A worker ended: ${error}`))
       process.on('exit', () => void stopDatabase?.())
       serveUrls(serverless)
       await build()
@@ -73,6 +74,20 @@ function serveUrls({ service: { functions, custom } }) {
   for (const [name, httpApi] of Object.entries(custom.offlineRoutes)) {
     functions[name]?.events?.push({ httpApi })
   }
+}
+
+/**
+ * Keeps what a handler does beside its invocation, such as a rejection that nobody awaits, from ending its worker, and a
+ * worker that ends all the same from ending the emulator, which has no listener for that.
+ *
+ * @param {Serverless} serverless
+ * @param {(error: Error) => void} onError
+ */
+function guardWorkers({ service: { provider } }, onError) {
+  const guard = new URL('guard-worker.mjs', import.meta.url).href
+  provider.environment ??= {}
+  provider.environment.NODE_OPTIONS = `${provider.environment.NODE_OPTIONS ?? ''} --import=${guard}`.trim()
+  process.on('worker', (worker) => worker.on('error', onError))
 }
 
 async function buildFunctions() {

@@ -1,8 +1,7 @@
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { cp, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { request } from 'node:http'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { promisify } from 'node:util'
@@ -18,6 +17,7 @@ import {
 import { ReceiveMessageCommand, SQSClient } from '@aws-sdk/client-sqs'
 import { afterAll, inject } from 'vitest'
 import { project } from '../../infra/local/home.ts'
+import { copyProject } from './project-copy.ts'
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -56,22 +56,10 @@ export interface Deployment {
 }
 
 const region = 'eu-central-1'
-const files = [
-  'esbuild.config.mjs',
-  'functions',
-  'infra',
-  'package.json',
-  'serverless.yml',
-  'src',
-  'tsconfig.json',
-]
 
 /** Makes the copy, for the calling test file; nothing is deployed yet. What is there at the end is removed. */
 export async function newDeployment(params: Record<string, string>): Promise<Deployment> {
-  const directory = await mkdtemp(join(tmpdir(), `loopless-deployment-${process.pid}-`))
-  afterAll(() => rm(directory, { recursive: true, force: true, maxRetries: 5 }))
-  for (const name of files) await cp(join(project, name), join(directory, name), { recursive: true })
-  await symlink(join(project, 'node_modules'), join(directory, 'node_modules'))
+  const directory = await copyProject()
 
   const stage = `test-${randomBytes(4).toString('hex')}`
   const stack = `loopless-${stage}`
