@@ -31,7 +31,10 @@ async function deploy(...args: string[]): Promise<{ code: number; stdout: string
 describe('npm run deploy', { timeout: 300_000 }, () => {
   it('tells with --dry-run what a deployment would make', async () => {
     const params = ['--param', 'database=new', '--param', 'githubWebhookSecret=a secret of this webhook']
-    const { code, stdout } = await packaging(() => deploy('--dry-run', '--stage', 'production', ...params))
+    const ofDeploy = ['--force', '--conceal', '--aws-s3-accelerate'] // which `serverless package` does not know
+    const { code, stdout } = await packaging(() =>
+      deploy('--dry-run', '--stage', 'production', ...params, ...ofDeploy),
+    )
     expect(stdout).toContain('The stack loopless-production in eu-central-1 would have:')
     expect(stdout).toMatch(/5 AWS::Lambda::Function\n\s+loopless-production-poll, loopless-production-wake,/)
     expect(stdout).toMatch(/1 AWS::RDS::DBCluster\n\s+DatabaseCluster/)

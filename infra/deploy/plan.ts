@@ -36,6 +36,9 @@ export interface SignInPlan {
 /** The program `serverless` of this project. */
 export const serverless: string = join(project, 'node_modules/serverless/bin/serverless.js')
 
+/** What `serverless deploy` takes and `serverless package` refuses. */
+const ofDeploy = new Set(['--force', '--conceal', '--aws-s3-accelerate'])
+
 /**
  * Packages what would be deployed, and reads it.
  * @param args of `serverless deploy`
@@ -44,7 +47,8 @@ export const serverless: string = join(project, 'node_modules/serverless/bin/ser
 export async function readPlan(args: ReadonlyArray<string>): Promise<Plan> {
   const folder = join(home, 'deploy')
   await rm(folder, { recursive: true, force: true })
-  const command = [serverless, 'package', ...args, '--package', relative(project, folder)]
+  const known = args.filter((arg) => !ofDeploy.has(arg))
+  const command = [serverless, 'package', ...known, '--package', relative(project, folder)]
   await promisify(execFile)(process.execPath, command, { cwd: project }).catch((error) => {
     throw new Error(saidBy(error), { cause: error })
   })
