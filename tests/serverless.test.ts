@@ -70,6 +70,10 @@ describe('serverless package', { timeout: 300_000 }, () => {
       ReservedConcurrentExecutions: 4,
       RecursiveLoop: 'Allow',
     })
+    expect(template.Resources.WakeBusy.Properties).toMatchObject({
+      MetricName: 'ConcurrentExecutions',
+      Threshold: 4,
+    })
     expect(template.Resources.WakeLambdaEvConf.Properties).toMatchObject({
       MaximumRetryAttempts: 0,
       MaximumEventAgeInSeconds: 60,
