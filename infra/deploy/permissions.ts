@@ -1,4 +1,9 @@
-import { GetRoleCommand, type IAMClient, SimulatePrincipalPolicyCommand } from '@aws-sdk/client-iam'
+import {
+  type ContextEntry,
+  GetRoleCommand,
+  type IAMClient,
+  SimulatePrincipalPolicyCommand,
+} from '@aws-sdk/client-iam'
 import { error, type Finding, note } from './finding.ts'
 import type { Template } from './template.ts'
 
@@ -28,6 +33,8 @@ const iam =
   ({ partition, account, stack }: Place): string =>
     `arn:${partition}:iam::${account}:${path.replace('STACK', stack)}`
 const bucket = ({ partition, stack }: Place): string => `arn:${partition}:s3:::${stack}-x`
+
+const makeServiceRole = 'iam:CreateServiceLinkedRole'
 
 /** What CloudFormation does, as who deploys, to make a resource of a type: those actions that a missing right shows at. */
 const rules: ReadonlyArray<Rule> = [
@@ -76,6 +83,13 @@ const rules: ReadonlyArray<Rule> = [
     arn('rds', 'cluster-pg:STACK-x'),
     'rds:CreateDBClusterParameterGroup',
   ],
+  // RDS makes its own role in an account that has had no database.
+  [
+    /^AWS::RDS::DBCluster$/,
+    ({ partition, account }) =>
+      `arn:${partition}:iam::${account}:role/aws-service-role/rds.amazonaws.com/AWSServiceRoleForRDS`,
+    makeServiceRole,
+  ],
   // RDS makes the secret of the first user as who deploys.
   [
     /^AWS::RDS::DBCluster$/,
@@ -103,7 +117,8 @@ export function needsOf({ Resources }: Template, place: Place): Need[] {
   const needed = rules
     .filter(([pattern]) => [...types].some((type) => pattern.test(type)))
     .map(([, resource, actions]) => ({ resource: resource(place), actions: actions.split(' ') }))
-  return [stack, ...needed]
+  const validation: Need = { resource: '*', actions: ['cloudformation:ValidateTemplate'] } // it has no stack yet
+  return [stack, validation, ...needed]
 }
 
 /**
@@ -120,12 +135,28 @@ export async function checkPermissions(
     return [note('You deploy as the root user of the account. A role that may do less is safer.')]
   try {
     const principal = await principalOf(client, callerArn)
-    const denied = await Promise.all(needs.map((need) => deniedOf(client, principal, need)))
+    const all = await withoutMade(client, needs)
+    const denied = await Promise.all(all.map((need) => deniedOf(client, principal, need)))
     return denied.flat().length === 0 ? [] : [sayDenied(principal, denied)]
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause)
     return [note(`Whether you may make all this is not known: IAM does not say (${reason}).`)]
   }
+}
+
+/** The role of a service is made once in an account: who finds it there needs no right to make it. */
+async function withoutMade(client: IAMClient, needs: ReadonlyArray<Need>): Promise<ReadonlyArray<Need>> {
+  const isNeeded = await Promise.all(
+    needs.map(async ({ resource, actions }) => {
+      if (!actions.includes(makeServiceRole)) return true
+      const role = new GetRoleCommand({ RoleName: resource.split('/').at(-1) })
+      return client.send(role).then(
+        () => false,
+        () => true,
+      )
+    }),
+  )
+  return needs.filter((_, at) => isNeeded[at])
 }
 
 /** The user or role under a session; a session's own ARN does not have the path of its role. */
@@ -136,12 +167,20 @@ async function principalOf(client: IAMClient, callerArn: string): Promise<string
   return Role?.Arn ?? callerArn
 }
 
+/** AWS's own policies let RDS's role be made, and not any. */
+const forRds: ContextEntry = {
+  ContextKeyName: 'iam:AWSServiceName',
+  ContextKeyType: 'string',
+  ContextKeyValues: ['rds.amazonaws.com'],
+}
+
 async function deniedOf(client: IAMClient, principal: string, { resource, actions }: Need): Promise<Need[]> {
   const { EvaluationResults = [] } = await client.send(
     new SimulatePrincipalPolicyCommand({
       PolicySourceArn: principal,
       ActionNames: [...actions],
       ResourceArns: [resource],
+      ContextEntries: actions.includes(makeServiceRole) ? [forRds] : [],
       MaxItems: 1_000,
     }),
   )
