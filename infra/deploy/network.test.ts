@@ -1,3 +1,4 @@
+import type { IpPermission } from '@aws-sdk/client-ec2'
 import { describe, expect, it } from 'vitest'
 import { judgeNetwork, type Network, type NetworkNeeds } from './network.ts'
 
@@ -12,8 +13,8 @@ const needs: NetworkNeeds = {
 /** Two private subnets with the main route table and an endpoint for each service. */
 const sound: Network = {
   subnets: [
-    { SubnetId: 'subnet-a', VpcId: 'vpc-1', AvailabilityZone: 'eu-central-1a' },
-    { SubnetId: 'subnet-b', VpcId: 'vpc-1', AvailabilityZone: 'eu-central-1b' },
+    { SubnetId: 'subnet-a', VpcId: 'vpc-1', AvailabilityZone: 'eu-central-1a', CidrBlock: '10.0.0.0/24' },
+    { SubnetId: 'subnet-b', VpcId: 'vpc-1', AvailabilityZone: 'eu-central-1b', CidrBlock: '10.0.1.0/24' },
   ],
   groups: [{ GroupId: 'sg-f', VpcId: 'vpc-1', IpPermissionsEgress: [{ IpProtocol: '-1' }] }],
   routeTables: [
@@ -29,15 +30,30 @@ const sound: Network = {
       VpcId: 'vpc-1',
       VpcEndpointType: 'Interface',
       ServiceName: 'com.amazonaws.eu-central-1.lambda',
+      VpcEndpointId: 'vpce-1',
       PrivateDnsEnabled: true,
+      State: 'Available',
+      Groups: [{ GroupId: 'sg-e' }],
     },
     {
       VpcId: 'vpc-1',
       VpcEndpointType: 'Gateway',
       ServiceName: 'com.amazonaws.eu-central-1.s3',
       RouteTableIds: ['rtb-1'],
+      State: 'Available',
     },
   ],
+  endpointGroups: [{ GroupId: 'sg-e', IpPermissions: [https({ UserIdGroupPairs: [{ GroupId: 'sg-f' }] })] }],
+}
+
+/** A rule for port 443. */
+function https(from: IpPermission): IpPermission {
+  return { IpProtocol: 'tcp', FromPort: 443, ToPort: 443, ...from }
+}
+
+/** The network with other rules of its interface endpoint. */
+function letting(...IpPermissions: IpPermission[]): Network {
+  return { ...sound, endpointGroups: [{ GroupId: 'sg-e', IpPermissions }] }
 }
 
 /** The network with other routes to the internet, and no endpoints. */
@@ -90,9 +106,39 @@ describe('judgeNetwork', () => {
     expect(found[0]).toContain('There is no way to lambda from subnet-a and subnet-b')
     expect(found[0]).toContain(
       'aws ec2 create-vpc-endpoint --vpc-id vpc-1 --service-name com.amazonaws.eu-central-1.lambda ' +
-        '--vpc-endpoint-type Interface --subnet-ids subnet-a --security-group-ids sg-f',
+        '--vpc-endpoint-type Interface --subnet-ids subnet-a --security-group-ids sg-f\n' +
+        '  aws ec2 authorize-security-group-ingress --group-id sg-f --protocol tcp --port 443 --source-group sg-f',
     )
     expect(found[1]).toContain('--vpc-endpoint-type Gateway --route-table-ids rtb-1')
+  })
+
+  it('takes an endpoint that lets the addresses of the subnets in', () => {
+    for (const CidrIp of ['10.0.0.0/16', '0.0.0.0/0', '10.0.0.0/23'])
+      expect(judge(letting(https({ IpRanges: [{ CidrIp }] })))).toEqual([])
+  })
+
+  it.each([
+    ['nobody', []],
+    ['others', [https({ UserIdGroupPairs: [{ GroupId: 'sg-other' }] })]],
+    ['other addresses', [https({ IpRanges: [{ CidrIp: '10.1.0.0/16' }, { CidrIp: '10.0.0.0/25' }] })]],
+    ['them to another port', [https({ FromPort: 80, ToPort: 80, UserIdGroupPairs: [{ GroupId: 'sg-f' }] })]],
+  ])('gives the command for an endpoint that lets in %s', (_, rules) => {
+    expect(judge(letting(...rules))).toEqual([
+      expect.stringContaining(
+        'Have vpce-1 let them in:\n' +
+          '  aws ec2 authorize-security-group-ingress --group-id sg-e --protocol tcp --port 443 --source-group sg-f',
+      ),
+    ])
+  })
+
+  it('does not take an endpoint that failed or is deleted for a way', () => {
+    for (const State of ['Failed', 'Deleting'] as const) {
+      const endpoints = sound.endpoints.map((one) => ({ ...one, State }))
+      expect(judge({ ...sound, endpoints })).toEqual([
+        expect.stringContaining('create-vpc-endpoint'),
+        expect.stringContaining('create-vpc-endpoint'),
+      ])
+    }
   })
 
   it('does not take an internet gateway for a way out of a function', () => {

@@ -4,6 +4,7 @@ import {
   DescribeSubnetsCommand,
   DescribeVpcEndpointsCommand,
   type EC2Client,
+  type IpPermission,
   type RouteTable,
   type SecurityGroup,
   type Subnet,
@@ -29,6 +30,8 @@ export interface Network {
   readonly groups: ReadonlyArray<SecurityGroup>
   readonly routeTables: ReadonlyArray<RouteTable>
   readonly endpoints: ReadonlyArray<VpcEndpoint>
+  /** The security groups of the endpoints. */
+  readonly endpointGroups: ReadonlyArray<SecurityGroup>
 }
 
 /** Reads the network that the functions would be in. */
@@ -43,13 +46,29 @@ export async function readNetwork(ec2: EC2Client, needs: NetworkNeeds): Promise<
     ),
   ])
   const vpcs = [...new Set(Subnets.flatMap(({ VpcId }) => VpcId ?? []))]
-  if (vpcs.length === 0) return { subnets: [], groups: SecurityGroups, routeTables: [], endpoints: [] }
+  if (vpcs.length === 0) {
+    return { subnets: [], groups: SecurityGroups, routeTables: [], endpoints: [], endpointGroups: [] }
+  }
   const Filters = [{ Name: 'vpc-id', Values: vpcs }]
   const [{ RouteTables = [] }, { VpcEndpoints = [] }] = await Promise.all([
     ec2.send(new DescribeRouteTablesCommand({ Filters })),
     ec2.send(new DescribeVpcEndpointsCommand({ Filters })),
   ])
-  return { subnets: Subnets, groups: SecurityGroups, routeTables: RouteTables, endpoints: VpcEndpoints }
+  return {
+    subnets: Subnets,
+    groups: SecurityGroups,
+    routeTables: RouteTables,
+    endpoints: VpcEndpoints,
+    endpointGroups: await readGroups(ec2, VpcEndpoints),
+  }
+}
+
+async function readGroups(ec2: EC2Client, endpoints: ReadonlyArray<VpcEndpoint>): Promise<SecurityGroup[]> {
+  const ids = endpoints.flatMap(({ Groups = [] }) => Groups.flatMap(({ GroupId }) => GroupId ?? []))
+  if (ids.length === 0) return []
+  const Filters = [{ Name: 'group-id', Values: [...new Set(ids)] }]
+  const { SecurityGroups = [] } = await ec2.send(new DescribeSecurityGroupsCommand({ Filters }))
+  return SecurityGroups
 }
 
 /** What is wrong with a network for the functions. */
@@ -116,14 +135,19 @@ const uses: Readonly<Record<Service, string>> = {
 
 function judgeRoutes(needs: NetworkNeeds, network: Network): Finding[] {
   return needs.services.flatMap((service) => {
-    const wayless = network.subnets.filter((subnet) => !hasWay(service, subnet, network))
+    const wayless = network.subnets.filter((subnet) => !hasWay(service, subnet, needs, network))
     return wayless.length === 0 ? [] : [error(sayWayless(service, needs, wayless, network))]
   })
 }
 
-function hasWay(service: Service, subnet: Subnet, network: Network): boolean {
+function hasWay(service: Service, subnet: Subnet, needs: NetworkNeeds, network: Network): boolean {
   const table = routeTableOf(subnet, network)
-  return hasNat(table) || hasEndpoint(service, subnet, table, network)
+  if (hasNat(table)) return true
+  return endpointsFor(service, subnet, network).some((endpoint) =>
+    endpoint.VpcEndpointType === 'Gateway'
+      ? endpoint.RouteTableIds?.includes(table?.RouteTableId ?? '') === true
+      : endpoint.PrivateDnsEnabled === true && letsIn(endpoint, subnet, needs, network),
+  )
 }
 
 function routeTableOf({ SubnetId, VpcId }: Subnet, { routeTables }: Network): RouteTable | undefined {
@@ -144,20 +168,41 @@ function defaultRoutes(table: RouteTable | undefined) {
   )
 }
 
-function hasEndpoint(
-  service: Service,
-  { VpcId }: Subnet,
-  table: RouteTable | undefined,
-  { endpoints }: Network,
-): boolean {
-  return endpoints.some(
+function endpointsFor(service: Service, { VpcId }: Subnet, { endpoints }: Network): VpcEndpoint[] {
+  return endpoints.filter(
     (endpoint) =>
       endpoint.VpcId === VpcId &&
       endpoint.ServiceName?.endsWith(`.${service}`) === true &&
-      (endpoint.VpcEndpointType === 'Gateway'
-        ? endpoint.RouteTableIds?.includes(table?.RouteTableId ?? '') === true
-        : endpoint.PrivateDnsEnabled === true),
+      /^(available|pending)$/i.test(endpoint.State ?? ''),
   )
+}
+
+/** Whether an endpoint takes connections of the functions in a subnet: by their groups, or by addresses that have the subnet's. */
+function letsIn(
+  { Groups = [] }: VpcEndpoint,
+  { CidrBlock }: Subnet,
+  { securityGroupIds }: NetworkNeeds,
+  { endpointGroups }: Network,
+): boolean {
+  const isForThem = ({ UserIdGroupPairs = [], IpRanges = [], PrefixListIds = [] }: IpPermission): boolean =>
+    UserIdGroupPairs.some(({ GroupId = '' }) => securityGroupIds.includes(GroupId)) ||
+    IpRanges.some(({ CidrIp }) => contains(CidrIp, CidrBlock)) ||
+    PrefixListIds.length > 0 // what is in it is not looked at
+  const own = endpointGroups.filter(({ GroupId }) => Groups.some((one) => one.GroupId === GroupId))
+  return lets(own.flatMap(({ IpPermissions = [] }) => IpPermissions).filter(isForThem), 443)
+}
+
+/** Whether all addresses of one range are in another: `10.0.0.0/8` contains `10.9.0.0/24`. */
+function contains(range = '', other = ''): boolean {
+  const [start, bits] = parseRange(range)
+  const [otherStart, otherBits] = parseRange(other)
+  const size = 2 ** (32 - bits)
+  return bits <= otherBits && Math.floor(start / size) === Math.floor(otherStart / size)
+}
+
+function parseRange(range: string): readonly [start: number, bits: number] {
+  const [address = '', bits] = range.split('/')
+  return [address.split('.').reduce((sum, byte) => sum * 256 + Number(byte), 0), Number(bits)]
 }
 
 function sayWayless(
@@ -171,18 +216,34 @@ function sayWayless(
   const found = isPublic
     ? 'an internet gateway is none for functions, which have no public address'
     : 'no route leads to a NAT gateway'
+  const told =
+    `There is no way to ${service} from ${subnets.map(({ SubnetId }) => SubnetId).join(' and ')}: ` +
+    `there is no endpoint for it${service === 's3' ? '' : ' that lets the functions in'}, and ${found}. So ${uses[service]}.\n`
   const [subnet] = subnets
+  const closed =
+    subnet && endpointsFor(service, subnet, network).find(({ PrivateDnsEnabled }) => PrivateDnsEnabled)
+  if (closed) {
+    return `${told}Have ${closed.VpcEndpointId} let them in:\n${letInto(closed.Groups?.[0]?.GroupId, securityGroupIds)}`
+  }
   const made = `aws ec2 create-vpc-endpoint --vpc-id ${subnet?.VpcId} --service-name com.amazonaws.${region}.${service}`
-  const tableIds = new Set(tables.map((table) => table?.RouteTableId))
-  const [price, command] =
-    service === 's3'
-      ? ['free', `${made} --vpc-endpoint-type Gateway --route-table-ids ${[...tableIds].join(' ')}`]
-      : [
-          'about 8 USD a month',
-          `${made} --vpc-endpoint-type Interface --subnet-ids ${subnet?.SubnetId} --security-group-ids ${securityGroupIds[0]}`,
-        ]
+  if (service === 's3') {
+    const tableIds = [...new Set(tables.map((table) => table?.RouteTableId))].join(' ')
+    return `${told}Make an endpoint (free) or a NAT gateway:\n  ${made} --vpc-endpoint-type Gateway --route-table-ids ${tableIds}`
+  }
+  const [group] = securityGroupIds
   return (
-    `There is no way to ${service} from ${subnets.map(({ SubnetId }) => SubnetId).join(' and ')}: there is no endpoint for it, ` +
-    `and ${found}. So ${uses[service]}.\nMake an endpoint (${price}) or a NAT gateway:\n  ${command}`
+    `${told}Make an endpoint (about 8 USD a month), with a group that lets the functions in, or a NAT gateway:\n` +
+    `  ${made} --vpc-endpoint-type Interface --subnet-ids ${subnet?.SubnetId} --security-group-ids ${group}\n` +
+    letInto(group, securityGroupIds)
   )
+}
+
+/** The commands after which a group lets the functions in. */
+function letInto(groupId: string | undefined, securityGroupIds: ReadonlyArray<string>): string {
+  return securityGroupIds
+    .map(
+      (id) =>
+        `  aws ec2 authorize-security-group-ingress --group-id ${groupId} --protocol tcp --port 443 --source-group ${id}`,
+    )
+    .join('\n')
 }

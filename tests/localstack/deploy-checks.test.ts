@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import {
+  AuthorizeSecurityGroupIngressCommand,
   CreateSecurityGroupCommand,
   CreateSubnetCommand,
   CreateVpcCommand,
@@ -79,6 +80,18 @@ describe('the check of the network', () => {
     }
     const ServiceName = `com.amazonaws.${region}.lambda`
     await ec2.send(new CreateVpcEndpointCommand({ VpcId, ServiceName, ...networkInterface }))
+    const [closed, ...others] = judgeNetwork(needs, await readNetwork(ec2, needs))
+    expect(closed?.text).toContain(`authorize-security-group-ingress --group-id ${securityGroupIds[0]}`)
+    expect(others).toEqual([])
+
+    const IpPermissions = securityGroupIds.map((GroupId) => ({
+      IpProtocol: 'tcp',
+      FromPort: 443,
+      ToPort: 443,
+      UserIdGroupPairs: [{ GroupId }],
+    }))
+    const GroupId = securityGroupIds[0]
+    await ec2.send(new AuthorizeSecurityGroupIngressCommand({ GroupId, IpPermissions }))
     expect(judgeNetwork(needs, await readNetwork(ec2, needs))).toEqual([])
   })
 
