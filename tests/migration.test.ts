@@ -14,6 +14,7 @@ import { installAwsLambda } from '../infra/local/aws-lambda.ts'
 import { readMigrations } from '../src/db/migrate.ts'
 import { connect, defineHandlers, migrate, register, type Sql } from '../src/index.ts'
 import { as, testRoles } from './support/roles.ts'
+import { secretsManager } from './support/secrets-manager.ts'
 import { startServer } from './support/server.ts'
 import { withSession } from './support/session.ts'
 
@@ -36,6 +37,7 @@ type LambdaFunction = (
 ) => Promise<Record<string, unknown> | undefined>
 
 const roles = testRoles()
+const manager = await secretsManager()
 const answers: Answer[] = []
 const bucket = createHttpServer(async (request, response) => {
   answers.push(JSON.parse(await text(request)))
@@ -305,6 +307,28 @@ describe('a database that is resuming', () => {
     expect(await deploy('Create')).toMatchObject({ Status: 'SUCCESS' })
     expect(refusals).toEqual([])
     proxy.close()
+  })
+})
+
+describe('a secret that the role may not read yet', () => {
+  it('is asked for again', async () => {
+    manager.secret = null
+    for (const [name, value] of Object.entries({
+      DATABASE_AUTH: 'secret',
+      DATABASE_SECRET_ARN: 'arn:aws:secretsmanager:eu-west-3:123456789012:secret:shop-AbCdEf',
+      AWS_ENDPOINT_URL_SECRETS_MANAGER: manager.url,
+      AWS_ACCESS_KEY_ID: 'AKID',
+      AWS_SECRET_ACCESS_KEY: 'a secret',
+    }))
+      vi.stubEnv(name, value)
+    const answer = deploy('Create')
+    await expect.poll(() => manager.reads).toBe(1)
+    manager.secret = { found: true }
+    expect(await answer).toMatchObject({
+      Status: 'FAILED',
+      Reason: expect.stringContaining('to be JSON with'),
+    })
+    expect(manager.reads).toBe(2)
   })
 })
 

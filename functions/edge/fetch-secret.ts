@@ -4,6 +4,14 @@ import { type Environment, SettingError, setting } from './setting.ts'
 const tries = 3
 const timeoutMs = 5_000
 
+/** The function's role may not read the secret. */
+class DeniedSecretError extends SettingError {}
+
+/** Whether a secret may not be read, or not yet: IAM takes its time to let all know of a role. */
+export function isDeniedSecret(error: unknown): boolean {
+  return error instanceof DeniedSecretError
+}
+
 /**
  * Asks Secrets Manager for the text of a secret. One signed request: the SDK's client for it is 160 KB in each bundle,
  * which every cold start compiles (2026-11-25: 12 ms instead of 5), whichever way it signs in. Tried three times.
@@ -13,12 +21,15 @@ export async function fetchSecret(arn: string): Promise<string> {
   for (let attempt = 1; ; attempt++) {
     const answer = await ask(arn)
     if ('text' in answer) return answer.text
+    if (answer.isDenied) throw new DeniedSecretError(answer.problem)
     if (attempt === tries || !answer.mayPass) throw new SettingError(answer.problem)
     await sleep(100 * 2 ** attempt)
   }
 }
 
-type Answer = { readonly text: string } | { readonly problem: string; readonly mayPass: boolean }
+type Answer =
+  | { readonly text: string }
+  | { readonly problem: string; readonly mayPass: boolean; readonly isDenied?: boolean }
 
 async function ask(arn: string): Promise<Answer> {
   const request = await signedRequest(arn, process.env)
@@ -39,6 +50,7 @@ async function ask(arn: string): Promise<Answer> {
   return {
     problem: `Secrets Manager refused ${arn}: ${type}: ${body.message ?? body.Message ?? 'no reason given'}. The function's role needs secretsmanager:GetSecretValue on it, and kms:Decrypt on its key when it has one of its own.`,
     mayPass: response.status >= 500 || response.status === 429 || type === 'ThrottlingException',
+    isDenied: type === 'AccessDeniedException',
   }
 }
 

@@ -3,12 +3,13 @@ import type { Sql } from '../../src/index.ts'
 import { codeOf, connectionAdvice, isRefusedSignIn } from '../edge/connection-advice.ts'
 import { type Database, openDatabase } from '../edge/database.ts'
 import { readDatabaseSettings } from '../edge/database-settings.ts'
+import { isDeniedSecret } from '../edge/fetch-secret.ts'
 import type { Environment } from '../edge/setting.ts'
 
 /** How long a database is waited for that does not answer; one at zero capacity takes 15 s, or 30 after a day. */
 const patienceMs = 180_000
-/** How long a token is refused that the function's role may use only now: IAM takes its time to let all know. */
-const tokenPatienceMs = 20_000
+/** How long a token or a secret is refused that the function's role may use only now: IAM takes its time to let all know. */
+const rolePatienceMs = 20_000
 const pauseMs = 1_000
 
 /** What a database that is starting or resuming answers with, or something in front of it. */
@@ -72,7 +73,8 @@ async function connectPatiently(database: Database, signal: AbortSignal): Promis
 }
 
 function patienceFor(error: unknown, { settings }: Database): number {
-  if (isRefusedSignIn(error)) return settings.auth === 'iam' ? tokenPatienceMs : 0
+  if (isDeniedSecret(error)) return rolePatienceMs
+  if (isRefusedSignIn(error)) return settings.auth === 'iam' ? rolePatienceMs : 0
   return startingCodes.has(codeOf(error) ?? '') ? patienceMs : 0
 }
 
