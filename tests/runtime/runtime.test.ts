@@ -13,6 +13,11 @@ const secret = 'the secret of a test'
 /** How long an environment is frozen where it matters. */
 const freezeSeconds = Number(process.env['FREEZE_SECONDS'] || 3)
 const warmInvocations = 20
+/** What a cold start may take on a machine that does nothing else, and on how many starts it may have been busy. */
+const mostInitMs = 200
+const mostStarts = 5
+/** What an invocation may take longer that has to open a session. */
+const mostReopeningMs = 2_000
 
 const { url, sql, publish } = await exampleDatabase()
 const proxy = await startProxy(url)
@@ -68,6 +73,20 @@ async function invoke(
   throw new Error(`${invocation.errorType}: ${invocation.errorMessage}\n${lambda.log}`)
 }
 
+/** The shortest of several cold starts; one that is short enough ends them. */
+async function bestInitMs(
+  name: string,
+  event: () => unknown,
+  firstMs = Number.POSITIVE_INFINITY,
+): Promise<number> {
+  let bestMs = firstMs
+  for (let starts = 1; starts < mostStarts && bestMs > mostInitMs; starts++) {
+    const { initMs = bestMs } = await invoke(start(name), event())
+    bestMs = Math.min(bestMs, initMs)
+  }
+  return bestMs
+}
+
 describe('each packaged function', () => {
   const figures: Record<string, Record<string, string>> = {}
   afterAll(() => {
@@ -97,11 +116,13 @@ describe('each packaged function', () => {
         warm.push(ms)
       }
       expect(lambda.pid).toBe(pid)
+      const initMs = await bestInitMs(name, event, cold.initMs)
+      expect(initMs).toBeLessThanOrEqual(mostInitMs)
       warm.sort((one, other) => one - other)
       figures[name] = {
         'zip, KB': kilobytes(functions[name]?.zipBytes),
         'code, KB': kilobytes(functions[name]?.codeBytes),
-        'init, ms': milliseconds(cold.initMs),
+        'init, ms (best)': milliseconds(initMs),
         'first invocation, ms': milliseconds(cold.ms),
         'warm, ms (median)': milliseconds(warm[Math.floor(warmInvocations / 2)]),
       }
@@ -235,13 +256,16 @@ describe('an environment that was frozen', () => {
     const webhook = start('github-webhook')
     await invoke(webhook, webhookEvent())
     await invoke(poll)
+    const usual = [await invoke(webhook, webhookEvent()), await invoke(poll)]
     const pids = [poll.pid, webhook.pid]
     const before = await sessionsOf('poll')
     await cut()
     await sleep(freezeSeconds * 1000)
 
-    expect(await invoke(webhook, webhookEvent())).toMatchObject({ statusCode: 202 })
-    expect(await invoke(poll)).toMatchObject({ claimed: 1, drained: true })
+    const thawed = [await invoke(webhook, webhookEvent()), await invoke(poll)]
+    expect(thawed).toMatchObject([{ statusCode: 202 }, { claimed: 1, drained: true }])
+    const longerMs = thawed.map(({ ms }, at) => ms - (usual[at]?.ms ?? 0))
+    expect(Math.max(...longerMs)).toBeLessThan(mostReopeningMs)
     expect([poll.pid, webhook.pid]).toEqual(pids)
     const after = await sessionsOf('poll')
     expect(after.filter((session) => !before.includes(session))).toHaveLength(isFresh ? 1 : 0)
