@@ -1,6 +1,6 @@
 import { handlers } from 'loopless:handlers'
 import type { Context } from 'aws-lambda'
-import { type AttendReport, attend, type DrainReport, drain } from '../src/index.ts'
+import { type AttendReport, attend, type DrainReport, help } from '../src/index.ts'
 import { sql, stopSignal } from './edge/environment.ts'
 import { invokeSelf } from './edge/invoke.ts'
 import { polling } from './edge/polling.ts'
@@ -21,11 +21,12 @@ export async function handler(
   const purpose = purposeOf(event)
   return polling<AttendReport | DrainReport>(context, (time) => {
     const options = { ...time, sql, handlers, signal: stopSignal }
-    if (purpose === 'help') return drain(options)
+    const maxPollers = Number(setting('MAX_POLLERS'))
+    if (purpose === 'help') return help({ ...options, maxPollers })
     return attend({
       ...options,
       lingerMs: Number(setting('LINGER_MS')),
-      maxPollers: Number(setting('MAX_POLLERS')),
+      maxPollers,
       invoke: invokeSelf,
     })
   })

@@ -41,7 +41,7 @@ interface Attendance {
 /**
  * What a poller does that was woken: drains, looks again for a while, and goes idle by the handshake with publishers, so
  * that no wake is lost. Near its deadline with something left, it invokes one successor. With a long backlog it invokes
- * helpers, which only `drain`.
+ * helpers, which only drain (`help`).
  * @throws as `drain`; InvalidOptionError. When it throws, publishers invoke the next poller after at most 2 s.
  */
 export async function attend(options: AttendOptions): Promise<AttendReport> {
@@ -50,10 +50,11 @@ export async function attend(options: AttendOptions): Promise<AttendReport> {
   const report: AttendReport = { ...emptyDrainReport(), ended: 'stopped', helpers: 0 }
   const timeMs = options.deadline.getTime() - options.clock().getTime()
   const deadline = new Date(options.deadline.getTime() - Math.min(successionReserveMs, timeMs / 5))
-  const { sql, invoke } = options
+  const { sql, clock, invoke } = options
   const fanOut = openFanOut({
     ...settings,
     sql,
+    clock,
     maxPollers: invoke ? settings.maxPollers : 1,
     invoke: async () => invoke?.('help'),
   })

@@ -1,7 +1,7 @@
-import { randomUUID } from 'node:crypto'
 import type { Sql } from './db/client.ts'
 import { databaseError } from './db/database-error.ts'
 import type { ReceivedEvent } from './event.ts'
+import { newToken } from './token.ts'
 
 /** An exception's row, leased by this poll. */
 export interface ClaimedDelivery {
@@ -86,7 +86,7 @@ interface Claimed extends Columns {
  * @throws HandlerSetError when other handlers are registered; DatabaseError, SchemaMissingError
  */
 export async function claim(sql: Sql, limits: ClaimLimits): Promise<Work> {
-  const token = randomUUID()
+  const token = newToken(sql)
   try {
     const rows = await sql<Claimed[]>`
       select
@@ -104,7 +104,7 @@ export async function claim(sql: Sql, limits: ClaimLimits): Promise<Work> {
 
 /** Leases one delivery that runs alone; null when none is due. */
 export async function claimAlone(sql: Sql, limits: ClaimLimits): Promise<Work | null> {
-  const token = randomUUID()
+  const token = newToken(sql)
   try {
     const rows = await sql<Columns[]>`
       select ids, waiting, xids, published, names, headers, payloads, deliveries

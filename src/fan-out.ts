@@ -1,11 +1,17 @@
+import { countOtherPollers } from './count-pollers.ts'
 import type { Sql } from './db/client.ts'
+import { type DrainOptions, type DrainReport, drain, emptyDrainReport } from './drain.ts'
 import { countBacklog } from './idle.ts'
 
 /** What fan-out needs. */
 export interface FanOutOptions {
   readonly sql: Sql
+  /** The time that leases go by. */
+  readonly clock: () => Date
   readonly maxPollers: number
   readonly helperBacklog: number
+  /** After an invocation of helpers, looks again no sooner. Default 5,000 ms. */
+  readonly helpAgainMs?: number
   /** Invokes one helper. */
   readonly invoke: () => Promise<void>
 }
@@ -20,14 +26,15 @@ export interface FanOut {
 
 /** Counting a backlog costs about as much as a claim. */
 const lookEveryMs = 250
-/** Helpers end by themselves; while the backlog stays long, as many are invoked again after that. */
+/** Until then a helper that was invoked has claimed something, and is counted among those at work. */
 const helpAgainMs = 5_000
 
 /**
- * Fan-out of one poller: a helper for each `helperBacklog` events that wait, `maxPollers` - 1 at most. A helper that
- * Lambda refuses, because as many run as may, is not missed.
+ * Fan-out of one poller: a helper for each `helperBacklog` events that wait, less those that are at work; `maxPollers` in
+ * all. An invocation that fails is not missed: while the backlog stays long, it looks again.
  */
-export function openFanOut({ sql, maxPollers, helperBacklog, invoke }: FanOutOptions): FanOut {
+export function openFanOut(options: FanOutOptions): FanOut {
+  const { sql, clock, maxPollers, helperBacklog, invoke } = options
   const underWay: Promise<void>[] = []
   let helpers = 0
   let lookAtMs = 0
@@ -38,8 +45,9 @@ export function openFanOut({ sql, maxPollers, helperBacklog, invoke }: FanOutOpt
       const backlog = await countBacklog(sql, (maxPollers - 1) * helperBacklog)
       const wanted = Math.floor(backlog / helperBacklog)
       if (wanted === 0) return
-      lookAtMs = performance.now() + helpAgainMs
-      for (let count = 0; count < wanted; count++) {
+      const others = await countOtherPollers(sql, clock(), maxPollers)
+      lookAtMs = performance.now() + (options.helpAgainMs ?? helpAgainMs)
+      for (let count = others; count < wanted; count++) {
         underWay.push(
           invoke().then(
             () => {
@@ -55,4 +63,19 @@ export function openFanOut({ sql, maxPollers, helperBacklog, invoke }: FanOutOpt
       return helpers
     },
   }
+}
+
+export interface HelpOptions extends DrainOptions {
+  /** As of the poller that invoked this one. */
+  readonly maxPollers: number
+}
+
+/**
+ * What a helper does: drains, unless as many pollers as may be are at work already; then it claims nothing. One that was
+ * queued by Lambda comes late, and two pollers that invoke helpers do not know of each other's.
+ * @throws as `drain`
+ */
+export async function help({ maxPollers, ...options }: HelpOptions): Promise<DrainReport> {
+  const others = await countOtherPollers(options.sql, options.clock(), maxPollers)
+  return others < maxPollers ? drain(options) : emptyDrainReport()
 }

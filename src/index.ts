@@ -37,6 +37,8 @@ export { drain } from './drain.ts'
 export type { AttendOptions, PollerPurpose } from './attend-options.ts'
 export type { AttendReport } from './attend.ts'
 export { attend } from './attend.ts'
+export type { HelpOptions } from './fan-out.ts'
+export { help } from './fan-out.ts'
 export type { HandledMessage, PolledMessage } from './channels.ts'
 
 export type { PruneReport, PruneSettings } from './prune.ts'

@@ -34,7 +34,7 @@ beforeAll(async () => {
     KEEP_ATTEMPT_DAYS: '30',
     KEEP_DEAD_LETTER_DAYS: '30',
     LINGER_MS: '0',
-    MAX_POLLERS: '2',
+    MAX_POLLERS: '4',
     AWS_LAMBDA_FUNCTION_NAME: 'loopless-test',
     AWS_REGION: 'eu-central-1',
     AWS_ACCESS_KEY_ID: 'a',

@@ -7,7 +7,7 @@ import {
   defineEvent,
   defineHandler,
   defineHandlers,
-  drain,
+  help,
   type Migration,
   migrate,
   prune,
@@ -208,7 +208,13 @@ describe('the roles', () => {
     })
     for (const seconds of [0, 20, 40]) {
       const at = new Date(now.getTime() + seconds * 1000)
-      await drain({ sql: poller, handlers, clock: () => at, deadline: new Date(at.getTime() + 9_000) })
+      await help({
+        sql: poller,
+        handlers,
+        clock: () => at,
+        deadline: new Date(at.getTime() + 9_000),
+        maxPollers: 2,
+      })
     }
     expect(batched).toBe(42)
     expect((await sql`select n from done order by n`).map(({ n }) => n)).toEqual([...numbers, 40])

@@ -6,7 +6,7 @@ import {
   defineEvent,
   defineHandler,
   defineHandlers,
-  drain,
+  help,
   type PollerPurpose,
 } from '../../src/index.ts'
 
@@ -47,7 +47,7 @@ async function run({ purpose, ms }: AttendRequest): Promise<string> {
     limits: { leaseMarginSeconds: 0.5 },
     log: () => {},
   }
-  if (purpose === 'help') return (await drain(options)).drained ? 'drained' : 'left'
+  if (purpose === 'help') return (await help({ ...options, maxPollers: 3 })).drained ? 'drained' : 'left'
   const report = await attend({
     ...options,
     lingerMs: 0,
