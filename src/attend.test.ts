@@ -224,7 +224,7 @@ describe('with a long backlog', () => {
     expect(purposes).toEqual([])
   })
 
-  it('handles it alone when helpers are refused', async () => {
+  it('handles it alone when no helper can be invoked', async () => {
     await bus.publish('happened', ...backlog)
     const report = await attendWith(
       { record },

@@ -6,7 +6,8 @@ import { setting } from './setting.ts'
 let client: LambdaClient | undefined
 
 /**
- * Invokes this function once more, asynchronously. That as many run already as may is normal, and is not logged.
+ * Invokes this function once more, asynchronously: Lambda accepts it also while as many run as may, and keeps it waiting. That
+ * the account sends more requests than it may passes by itself, and is not logged.
  * @throws what Lambda answered: nobody is on the way
  */
 export async function invokeSelf(purpose: PollerPurpose): Promise<void> {
