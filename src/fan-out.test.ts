@@ -116,7 +116,7 @@ it('counts by index, also on a session that planned it while the tables were emp
     from generate_series(1, 20000) n, pg_current_snapshot() s`
   await sql`
     insert into loopless.delivery (event_xid, event_id, reason, due_at)
-    select '1', n, 'retry', ${later(60)} from generate_series(1, 20000) n`
+    select '1', n, 'released', ${later(60)} from generate_series(1, 20000) n`
   await sql`select pg_stat_force_next_flush()`
   const reads = async () => {
     await session`select pg_stat_force_next_flush()`

@@ -451,6 +451,33 @@ test('is not held up by events that somebody removed by hand', async () => {
   expect(await found()).toEqual({ ...nothingLeft, effects: [id] })
 })
 
+test.each(['that was given back', 'whose end was given back'])(
+  'goes on behind a batch %s, of which somebody removed some by hand',
+  async (what) => {
+    const client = open()
+    const ids = await publishMany(
+      sql,
+      [1, 2, 3, 4].map(() => transactional({ fails: false })),
+    )
+    const [claimed] = await sql`
+      select batch_id as id, ids from loopless.claim(
+        ${at(0)}, '00000000-0000-4000-8000-000000000001', ${at(60)}, 100, 1000000, 100, null)`
+    expect(claimed).toMatchObject({ ids: ids.join() })
+    const [event] = await sql`select xid::text as xid from loopless.event limit 1`
+    const isWhole = what === 'that was given back'
+    const removed = isWhole ? ids[1] : ids[0]
+    await sql`delete from loopless.event where id = ${removed ?? ''}`
+    const outcome = isWhole ? { reopen: true } : { split: { xid: event?.['xid'], id: ids[1] } }
+    await sql`
+      select loopless.settle(
+        ${at(1)}, '00000000-0000-4000-8000-000000000001', ${claimed?.['id']}, ${JSON.stringify(outcome)}::text::json)`
+    const [next = ''] = await publishMany(sql, [transactional({ fails: false })])
+    await pollRest(client)
+    const left = isWhole ? [ids[0], ids[2], ids[3], next] : [ids[2], ids[3], next]
+    expect(await found()).toEqual({ ...nothingLeft, effects: left })
+  },
+)
+
 async function found(): Promise<unknown> {
   const [row] = await sql`
     select

@@ -47,8 +47,8 @@ async function fill(sql: Sql, { unclaimed, deliveries, batches }: Backlog): Prom
       select 'plan.happened', '{}' from generate_series(1, ${4 * deliveries}::int)
       returning id, xid
     )
-    insert into loopless.delivery (event_xid, event_id, handler, reason, due_at, alone, lease)
-    select xid, id, 'plain', 'retry',
+    insert into loopless.delivery (event_xid, event_id, handler, reason, attempt, due_at, alone, lease)
+    select xid, id, 'plain', 'retry', 1,
       ${now}::timestamptz + case id % 4 when 2 then interval '1 hour' when 3 then interval '1 day' else interval '-1 hour' end
         + id * interval '1 microsecond',
       id % 4 = 1, case id % 4 when 2 then gen_random_uuid() end

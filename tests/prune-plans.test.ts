@@ -32,7 +32,7 @@ async function fill(): Promise<void> {
       leased_until, from_snapshot, to_snapshot, after_xid, after_id, through_xid, through_id, high_id, size,
       claimed_at, settled_at)
     select
-      ${day(-20)}, pg_current_snapshot(), pg_current_snapshot(), '0', 0, '0', 0, 60000, 1,
+      ${day(-20)}, pg_current_snapshot(), pg_current_snapshot(), '0', 0, '0', 1, 60000, 1,
       ${day(-20)}::timestamptz + n * interval '1 minute', ${day(-20)}::timestamptz + n * interval '1 minute'
     from generate_series(1, 20000) n`
   await sql`insert into loopless.event (name, payload) select 'order.placed', '{}' from generate_series(1, 40000)`
@@ -69,6 +69,7 @@ it('reaches every row by an index, on a connection that planned it while the tab
     'delivery_event_idx',
     'dead_letter_event_idx',
     'attempt_ended_idx',
+    'attempt_event_idx',
     'dead_letter_died_idx',
     'dedupe_key_expires_idx',
   ]) {

@@ -152,6 +152,35 @@ describe('migrate', () => {
     })
   })
 
+  it('holds nobody up for long while it waits for a transaction that has published', async () => {
+    const before = readMigrations().findIndex(({ name }) => name === '0008_add_checks')
+    const url = await emptyDatabase()
+    await using(url, (sql) => migrate(sql, readMigrations().slice(0, before)))
+    await using(url, (open) =>
+      using(url, (other) =>
+        using(url, async (sql) => {
+          await open`begin`
+          await open`select loopless.publish('order.placed', '{}', due_at => now())`
+          const migrating = migrate(sql)
+          const state = { isDone: false }
+          void migrating.finally(() => {
+            state.isDone = true
+          })
+          const isHeldUp = async (): Promise<boolean> =>
+            (await open`select from pg_locks where not granted and relation = 'loopless.event'::regclass`)
+              .length > 0
+          while (!(await isHeldUp()));
+          await other`select loopless.publish('order.placed', '{}', due_at => now())`
+          while (!(await isHeldUp()));
+          await other`select from loopless.claim(now(), gen_random_uuid(), now(), 10, 1000, 10, null)`
+          expect(state.isDone).toBe(false)
+          await open`commit`
+          expect(await migrating).toContain('0008_add_checks')
+        }),
+      ),
+    )
+  })
+
   it('serves a role that owns its database and is no superuser, publishing and claiming included', async () => {
     const role = await plainRole()
     const url = as(role, await emptyDatabase(role))
@@ -221,22 +250,39 @@ describe('the schema', async () => {
     ['bus_registered_whole', `update loopless.bus set handler_set = 'abc'`],
     ['event_name_valid', `insert into loopless.event (name, payload) values ('Not valid', '{}')`],
     ['event_name_valid', `insert into loopless.event (name, payload) values (repeat('a', 201), '{}')`],
+    [
+      'event_headers_are_object',
+      `insert into loopless.event (name, payload, headers) values ('a', '{}', '[]')`,
+    ],
+    ['handler_name_valid', `insert into loopless.handler values ('', '*', now())`],
+    ['handler_name_valid', `insert into loopless.handler values ('no spaces', '*', now())`],
+    ['handler_pattern_valid', `insert into loopless.handler values ('order', '', now())`],
+    ['handler_pattern_valid', `insert into loopless.handler values ('order', '*.order', now())`],
+    ['batch_window_goes_forward', `update loopless.batch set to_snapshot = '1:1:'`],
+    ['batch_slice_goes_forward', `update loopless.batch set after_id = 1`],
     ['batch_size_valid', `update loopless.batch set size = -1`],
     ['batch_claimed_when_leased', `update loopless.batch set lease = gen_random_uuid()`],
     ['delivery_reason_known', deliveryWith(`'order', 'bored', 0`)],
-    ['delivery_attempt_valid', deliveryWith(`'order', 'retry', -1`)],
-    ['delivery_attempt_valid', deliveryWith(`'order', 'retry', 65536`)],
+    ['delivery_attempt_valid', deliveryWith(`'order', 'released', -1`)],
+    ['delivery_attempt_valid', deliveryWith(`'order', 'released', 65536`)],
     ['delivery_attempt_has_handler', deliveryWith(`null, 'retry', 1`)],
-    ['delivery_event_idx', deliveryWith(`null, 'delayed', 0), ('1', 1, now(), null, 'redriven', 0`)],
+    ['delivery_attempt_fits_reason', deliveryWith(`'order', 'retry', 0`)],
+    ['delivery_attempt_fits_reason', deliveryWith(`'order', 'redriven', 1`)],
+    ['delivery_redriven_has_handler', deliveryWith(`null, 'redriven', 0`)],
+    ['delivery_handler_named', deliveryWith(`'', 'released', 0`)],
+    ['delivery_event_idx', deliveryWith(`null, 'delayed', 0), ('1', 1, now(), null, 'rebased', 0`)],
     ['attempt_number_valid', attemptWith(`0, now(), now()`)],
+    ['attempt_handler_named', attemptWith(`1, now(), now()`, '')],
     ['attempt_ends_after_it_began', attemptWith(`1, now(), now() - interval '1 second'`)],
     ['dead_letter_reason_known', deadLetterWith(`'bored', 1`)],
     ['dead_letter_exhausted_was_tried', deadLetterWith(`'exhausted', 0`)],
+    ['dead_letter_handler_named', deadLetterWith(`'invalid', 0`, '')],
     ['dead_letter_attempts_valid', deadLetterWith(`'discarded', 65536`)],
     [
       'dead_letter_event_idx',
       deadLetterWith(`'invalid', 0), ('1', 1, 'order', 'E', '', now(), 'invalid', 0`),
     ],
+    ['dedupe_key_event_name_valid', `insert into loopless.dedupe_key values ('', 'key', 1, now())`],
     ['dedupe_key_length_valid', `insert into loopless.dedupe_key values ('order.placed', '', 1, now())`],
   ])('refuses by %s: %s', async (constraint, statement) => {
     await expect(sql.unsafe(statement)).rejects.toMatchObject({ constraint_name: constraint })
@@ -247,10 +293,10 @@ function deliveryWith(values: string): string {
   return `insert into loopless.delivery (event_xid, event_id, due_at, handler, reason, attempt) values ('1', 1, now(), ${values})`
 }
 
-function attemptWith(values: string): string {
-  return `insert into loopless.attempt (event_id, handler, error_class, error_message, attempt, began_at, ended_at) values (1, 'order', 'Error', '', ${values})`
+function attemptWith(values: string, handler = 'order'): string {
+  return `insert into loopless.attempt (event_id, handler, error_class, error_message, attempt, began_at, ended_at) values (1, '${handler}', 'Error', '', ${values})`
 }
 
-function deadLetterWith(values: string): string {
-  return `insert into loopless.dead_letter (event_xid, event_id, handler, error_class, error_message, died_at, reason, attempts) values ('1', 1, 'order', 'Error', '', now(), ${values})`
+function deadLetterWith(values: string, handler = 'order'): string {
+  return `insert into loopless.dead_letter (event_xid, event_id, handler, error_class, error_message, died_at, reason, attempts) values ('1', 1, '${handler}', 'Error', '', now(), ${values})`
 }
