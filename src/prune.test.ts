@@ -116,6 +116,20 @@ describe('prune', () => {
     expect(await prune(day(2000))).toMatchObject({ events: 2, attempts: 1 })
   })
 
+  it('keeps an event that succeeded late for eventDays after the last attempt that failed', async () => {
+    const { publish, poll, prune, fail, handled } = await emptyBus(database)
+    const id = await publish()
+    fail('always')
+    await poll(start)
+    await sql`update loopless.delivery set due_at = ${day(6)}`
+    await sql`update loopless.attempt set began_at = ${day(5)}, ended_at = ${day(5)}`
+    fail('none')
+    await poll(day(6))
+    expect(handled).toEqual([id])
+    expect(await prune(day(12))).toEqual(nothing)
+    expect(await prune(day(13))).toEqual({ ...nothing, events: 1 })
+  })
+
   it('keeps the event and the attempts of a dead letter, so that it can be read and redriven', async () => {
     const { publish, poll, prune, fail, handled } = await emptyBus(database)
     const id = await publish()

@@ -6,7 +6,10 @@ const dayMs = 86_400_000
 
 /** How long what is settled is kept. */
 export interface PruneSettings {
-  /** Settled events and batches: days since they were settled, published and due. 0 or more, default 7. */
+  /**
+   * Settled events and batches: days since the batch was settled, the event was published and due, and a handler failed
+   * with it for the last time. 0 or more, default 7.
+   */
   readonly eventDays?: number
   /** Failed attempts, and failed wakes: days since they ended. 0 or more, default 30. */
   readonly attemptDays?: number

@@ -22,8 +22,10 @@ async function fill(): Promise<void> {
       select xid, id, 'keeper', 'exhausted', 1, 'Error', '', ${day(-50)} from published where id % 100 = 0
     ), attempts as (
       insert into loopless.attempt (event_id, handler, attempt, began_at, ended_at, error_class, error_message)
-      select id, 'keeper', 1, ${day(-90)}, ${day(-90)}::timestamptz + id * interval '1 second', 'Error', ''
-      from published where id % 10 = 0
+      select id, 'keeper', 1, ${day(-90)},
+        ${day(-90)}::timestamptz + case when id % 10 = 5 then interval '89 days' else id * interval '1 second' end,
+        'Error', ''
+      from published where id % 5 = 0
     )
     insert into loopless.dedupe_key (event_name, key, event_id, expires_at)
     select 'order.placed', id::text, id, ${day(-9)} from published where id % 10 = 0`
@@ -51,7 +53,7 @@ it('reaches every row by an index, on a connection that planned it while the tab
   plans.length = 0
   expect(await prune(sql, day(0), { deadLetterDays: 60 })).toEqual({
     ...nothing,
-    events: 59_400,
+    events: 53_400, // those that a handler has failed with lately stay
     batches: expect.any(Number),
     attempts: 5_400,
     dedupeKeys: 6_000,
