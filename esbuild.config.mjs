@@ -45,6 +45,7 @@ export async function buildPackage() {
     outdir: 'dist',
     splitting: true,
     chunkNames: 'chunk-[hash]',
+    sourcesContent: true, // the sources themselves are not in the package
   })
   return write(result)
 }

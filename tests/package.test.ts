@@ -9,6 +9,11 @@ import { formatMessage } from 'publint/utils'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import manifest from '../package.json' with { type: 'json' }
 
+interface SourceMap {
+  readonly sources: ReadonlyArray<string>
+  readonly sourcesContent?: ReadonlyArray<string | null>
+}
+
 const root = fileURLToPath(new URL('..', import.meta.url))
 
 let project: string
@@ -55,6 +60,19 @@ test('brings along only what its modules or types import: the rest is in the bun
   const isImported = (name: string): boolean =>
     texts.some((text) => new RegExp(`\\b(from|import) *['"]${name}['"]`).test(text))
   expect(Object.keys(manifest.dependencies).filter((name) => !isImported(name))).toEqual([])
+})
+
+test('maps its modules to sources that it carries', async () => {
+  const dist = join(project, 'node_modules/loopless/dist')
+  const maps = (await readdir(dist)).filter((name) => name.endsWith('.js.map'))
+  expect(maps).toContain('index.js.map')
+  for (const name of maps) {
+    const { sources, sourcesContent } = JSON.parse(await readFile(join(dist, name), 'utf8')) as SourceMap
+    expect(
+      sourcesContent?.filter((text) => text),
+      name,
+    ).toHaveLength(sources.length)
+  }
 })
 
 test('is in order for publint', async () => {
