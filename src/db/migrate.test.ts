@@ -226,6 +226,15 @@ describe('the schema', async () => {
     expect(bare).toEqual([])
   })
 
+  it('compresses payloads by lz4 where the server can, and by its default elsewhere', async () => {
+    const [server] = await sql`
+      select 'lz4' = any(enumvals) as "hasLz4" from pg_settings where name = 'default_toast_compression'`
+    const [payload] = await sql`
+      select attcompression as compression from pg_attribute
+      where attrelid = 'loopless.event'::regclass and attname = 'payload'`
+    expect(payload).toEqual({ compression: server?.['hasLz4'] ? 'l' : '' })
+  })
+
   it('has a comment on every function, and lets nobody but its owner call one', async () => {
     const wrong = await sql`
       select p.proname, obj_description(p.oid, 'pg_proc') is null as bare
