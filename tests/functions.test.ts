@@ -155,6 +155,19 @@ describe('poll', () => {
     expect(await invoke('poll')).toMatchObject({ claimed: 1 })
   })
 
+  it('waits for a connection as long as it is set, and says what to look at', async () => {
+    const proxy = await startProxy(url)
+    onTestFinished(() => proxy.close())
+    proxy.judge(() => 'hold')
+    vi.stubEnv('DATABASE_CONNECT_TIMEOUT_SECONDS', '1')
+    onTestFinished(() => void vi.unstubAllEnvs())
+    await withDatabase(proxy.url, async () => {
+      const beganMs = performance.now()
+      await expect(invoke('poll')).rejects.toThrow(/CONNECT_TIMEOUT.* zero capacity/)
+      expect(performance.now() - beganMs).toBeLessThan(5_000)
+    })
+  })
+
   it('throws when the database cannot be reached', async () => {
     await withDatabase('postgres://nobody@127.0.0.1:1/nothing', async () => {
       await expect(invoke('poll')).rejects.toThrow('ECONNREFUSED')

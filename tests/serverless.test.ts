@@ -80,6 +80,16 @@ describe('serverless package', { timeout: 300_000 }, () => {
     })
   })
 
+  it('leaves each function the time to say that its database does not answer', async () => {
+    const { Resources } = (await packaged(production)).template
+    for (const name of ['Poll', 'Wake', 'Maintain', 'GithubDashwebhook']) {
+      const { Timeout, Environment } = Resources[`${name}LambdaFunction`].Properties
+      const seconds = Number(Environment.Variables.DATABASE_CONNECT_TIMEOUT_SECONDS)
+      // and of a kept session before it, which is asked first
+      expect(seconds + 1).toBeLessThan(Timeout)
+    }
+  })
+
   it('packs the authorities of the database that it is given', async () => {
     const file = `${target}/authorities.pem`
     await mkdir(join(root, target), { recursive: true })

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { readDatabaseSettings } from './database-settings.ts'
+import { readConnectTimeoutSeconds, readDatabaseSettings } from './database-settings.ts'
 
 const url = 'postgres://somebody:secret@db.example.com/shop'
 const arn = 'arn:aws:secretsmanager:eu-central-1:123456789012:secret:shop-AbCdEf'
@@ -140,6 +140,22 @@ describe('readDatabaseSettings', () => {
   it('does not repeat a url that it refuses: it may hold a password', () => {
     expect(() => readDatabaseSettings({ DATABASE_URL: 'mysql://me:hush@db/shop' })).toThrow(
       /^(?!.*hush).*DATABASE_URL/,
+    )
+  })
+})
+
+describe('readConnectTimeoutSeconds', () => {
+  it.each([
+    ['35', 35],
+    ['', 10],
+    [undefined, 10],
+  ])('reads %o', (text, seconds) => {
+    expect(readConnectTimeoutSeconds({ DATABASE_CONNECT_TIMEOUT_SECONDS: text })).toBe(seconds)
+  })
+
+  it.each(['0', '-1', '0.5', '901', '35s'])('refuses %o', (text) => {
+    expect(() => readConnectTimeoutSeconds({ DATABASE_CONNECT_TIMEOUT_SECONDS: text })).toThrow(
+      `Expected DATABASE_CONNECT_TIMEOUT_SECONDS to be 1–900, got "${text}".`,
     )
   })
 })

@@ -50,6 +50,14 @@ export function readDatabaseSettings(environment: Environment): DatabaseSettings
   throw new SettingError(`Expected DATABASE_AUTH to be iam, secret or url, got "${auth}".`)
 }
 
+/** How long a connection is waited for: DATABASE_CONNECT_TIMEOUT_SECONDS, by default 10. @throws SettingError */
+export function readConnectTimeoutSeconds(environment: Environment): number {
+  const text = environment['DATABASE_CONNECT_TIMEOUT_SECONDS'] || '10'
+  const seconds = Number(text)
+  if (Number.isInteger(seconds) && seconds > 0 && seconds <= 900) return seconds
+  throw new SettingError(`Expected DATABASE_CONNECT_TIMEOUT_SECONDS to be 1–900, got "${text}".`)
+}
+
 function readToken(environment: Environment): Omit<TokenSettings, keyof CommonSettings | 'auth'> {
   const needed = (name: string): string => {
     if (environment[name]) return environment[name]

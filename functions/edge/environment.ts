@@ -1,6 +1,6 @@
 import type { Sql } from '../../src/index.ts'
 import { type Database, openDatabase } from './database.ts'
-import { readDatabaseSettings } from './database-settings.ts'
+import { readConnectTimeoutSeconds, readDatabaseSettings } from './database-settings.ts'
 
 /** How long a session of an earlier invocation may take to answer: less than a second. One that works needs milliseconds. */
 const answerMs = 800
@@ -33,6 +33,7 @@ export async function beginInvocation(): Promise<void> {
 function open(): Database {
   return openDatabase(readDatabaseSettings(process.env), {
     applicationName: process.env['AWS_LAMBDA_FUNCTION_NAME'] ?? 'loopless',
+    connectTimeoutSeconds: readConnectTimeoutSeconds(process.env),
   })
 }
 
