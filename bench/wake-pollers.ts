@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { connect } from '../src/index.ts'
+import { connect, type Sql } from '../src/index.ts'
 import { startLambdaProcesses } from '../tests/support/lambda-processes.ts'
 import { type Bench, type Figure, median, rateOf } from './figure.ts'
 import { fillLog } from './log.ts'
@@ -41,24 +41,37 @@ async function handedOff({ server, rounds }: Bench): Promise<Figure[]> {
   await sql`create table public.effect (event_id bigint not null)`
   const rates = new Map<number, number[]>(numbers.map((number) => [number, []]))
   for (const number of numbers) {
-    const lambda = await startLambdaProcesses({ databaseUrl: url, concurrency: number, ms: 5_000 })
+    const lambda = await startLambdaProcesses({
+      databaseUrl: url,
+      concurrency: number,
+      maxPollers: number,
+      ms: 5_000,
+    })
     for (let round = 0; round <= rounds; round++) {
       await sql`truncate loopless.event, public.effect`
-      await sql`insert into loopless.event (name, payload) select 'wake.published', '{}' from generate_series(1, ${count / 5}::int)`
+      await sql`insert into loopless.event (name, payload) select 'wake.published', '{}' from generate_series(1, ${count}::int)`
       const rate = await rateOf(async () => {
         lambda.invoke('wake')
         await lambda.quiet()
-        return count / 5
+        return count
       })
-      const [handled] = await sql<{ once: boolean }[]>`
-        select count(*) = ${count / 5} and count(distinct event_id) = ${count / 5} as once from public.effect`
-      if (!handled?.once) throw new Error(`Expected each event to be handled once, by ${number} pollers.`)
+      await expectOnce(sql, number)
       if (round > 0) rates.get(number)?.push(rate)
     }
     await lambda.close()
   }
   await sql.end()
-  return figuresOf('hand-off of 20,000 by Invoke, transactional insert', rates)
+  return figuresOf('hand-off of 100,000 by Invoke, transactional insert', rates)
+}
+
+async function expectOnce(sql: Sql, number: number): Promise<void> {
+  const [row] = await sql<{ effects: number; events: number }[]>`
+    select count(*)::int as effects, count(distinct event_id)::int as events from public.effect`
+  const { effects = 0, events = 0 } = row ?? {}
+  if (effects === count && events === count) return
+  throw new Error(
+    `Expected each of ${count} events to be handled once by ${number} pollers, got ${effects} effects of ${events} events.`,
+  )
 }
 
 function figuresOf(what: string, rates: ReadonlyMap<number, ReadonlyArray<number>>): Figure[] {

@@ -75,7 +75,12 @@ test.each(['at the commit', 'at once'] as const)(
     const random = seededRandom()
     const server = await startServer({ fsync: true })
     onTestFinished(() => server.destroy())
-    const lambda = await startLambdaProcesses({ databaseUrl: server.url, concurrency: 4, ms: 1_500 })
+    const lambda = await startLambdaProcesses({
+      databaseUrl: server.url,
+      concurrency: 4,
+      maxPollers: 3,
+      ms: 1_500,
+    })
     onTestFinished(() => lambda.close())
     const sql = connect(server.url, { max: 2, connectTimeoutSeconds: 2 })
     onTestFinished(() => sql.end({ timeout: 1 }))

@@ -21,7 +21,8 @@ export type AttendMessage =
   | { readonly invoke: PollerPurpose }
   | { readonly ended: string; readonly handledAt: ReadonlyArray<readonly [id: string, atMs: number]> }
 
-const [, , url = ''] = process.argv
+const [, , url = '', pollers] = process.argv
+const maxPollers = Number(pollers)
 const sql = connect(url, { applicationName: 'attend-client' })
 const tell = (message: AttendMessage): Promise<void> =>
   new Promise((resolve) => process.send?.(message, undefined, {}, () => resolve()))
@@ -47,11 +48,11 @@ async function run({ purpose, ms }: AttendRequest): Promise<string> {
     limits: { leaseMarginSeconds: 0.5 },
     log: () => {},
   }
-  if (purpose === 'help') return (await help({ ...options, maxPollers: 3 })).drained ? 'drained' : 'left'
+  if (purpose === 'help') return (await help({ ...options, maxPollers })).drained ? 'drained' : 'left'
   const report = await attend({
     ...options,
     lingerMs: 0,
-    maxPollers: 3,
+    maxPollers,
     helperBacklog: 20,
     invoke: (next) => tell({ invoke: next }),
   })

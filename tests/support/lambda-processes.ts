@@ -29,12 +29,14 @@ export interface LambdaProcessesOptions {
   readonly databaseUrl: string
   /** Invocations at once. */
   readonly concurrency: number
+  /** As of the function's setting. */
+  readonly maxPollers: number
   /** That each may take. */
   readonly ms: number
 }
 
 export async function startLambdaProcesses(options: LambdaProcessesOptions): Promise<LambdaProcesses> {
-  const { databaseUrl, concurrency, ms } = options
+  const { databaseUrl, concurrency, maxPollers, ms } = options
   const busy = new Set<ChildProcess>()
   const warm: ChildProcess[] = []
   const waiting: AttendRequest['purpose'][] = []
@@ -51,7 +53,9 @@ export async function startLambdaProcesses(options: LambdaProcessesOptions): Pro
   }
   const start = (): ChildProcess => {
     const program = fileURLToPath(new URL('attend-client.ts', import.meta.url))
-    const child = fork(program, [databaseUrl], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    const child = fork(program, [databaseUrl, String(maxPollers)], {
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    })
     child.on('message', (message: AttendMessage) => {
       if ('invoke' in message) {
         invoke(message.invoke)
