@@ -90,6 +90,12 @@ describe('serverless package', { timeout: 300_000 }, () => {
     }
   })
 
+  it('has no alarm on all pollers being busy when there is one', async () => {
+    const { Resources } = (await packaged(production, ['--param', 'maxPollers=1'])).template
+    expect(Resources.WakeLambdaFunction.Properties).toMatchObject({ ReservedConcurrentExecutions: 1 })
+    expect(Resources).not.toHaveProperty('WakeBusy')
+  })
+
   it('packs the authorities of the database that it is given', async () => {
     const file = `${target}/authorities.pem`
     await mkdir(join(root, target), { recursive: true })
