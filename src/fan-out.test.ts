@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { expect, it, vi } from 'vitest'
+import { expect, it, onTestFinished, vi } from 'vitest'
 import { later, now, testBus } from '../tests/support/bus.ts'
 import { claim, release } from './claim.ts'
 import { countOtherPollers } from './count-pollers.ts'
@@ -74,6 +74,28 @@ it('invokes as many as are missing when some are at work', async () => {
   await claim(connect({ max: 1 }), limits)
   expect(await lookOnce()).toBe(0)
   await release(other, token, now)
+})
+
+it('counts again soon when nobody was missing, and later when somebody is on the way', async () => {
+  await bus.publish('happened', ...numbers(100))
+  await claim(connect({ max: 1 }), limits)
+  vi.useFakeTimers({ toFake: ['performance'] })
+  onTestFinished(() => void vi.useRealTimers())
+  let at = now
+  let invoked = 0
+  const options = { sql: poller, clock: () => at, maxPollers: 2, helperBacklog: 20 }
+  const fanOut = openFanOut({ ...options, invoke: async () => void invoked++ })
+  const lookAfter = async (ms: number): Promise<number> => {
+    vi.advanceTimersByTime(ms)
+    at = new Date(at.getTime() + ms)
+    await fanOut.look()
+    return invoked
+  }
+  expect(await lookAfter(0)).toBe(0)
+  await sql`update loopless.batch set settled_at = ${now} where lease is not null`
+  expect(await lookAfter(1_000)).toBe(1)
+  expect(await lookAfter(4_000)).toBe(1)
+  expect(await lookAfter(1_000)).toBe(2)
 })
 
 it('has a helper end at once when as many are at work as may', async () => {

@@ -28,6 +28,8 @@ export interface FanOut {
 const lookEveryMs = 250
 /** Until then a helper that was invoked has claimed something, and is counted among those at work. */
 const helpAgainMs = 5_000
+/** Of those that were counted, one may have ended just before: the predecessor above all. */
+const countAgainMs = 1_000
 
 /**
  * Fan-out of one poller: a helper for each `helperBacklog` events that wait, less those that are at work; `maxPollers` in
@@ -46,7 +48,7 @@ export function openFanOut(options: FanOutOptions): FanOut {
       const wanted = Math.floor(backlog / helperBacklog)
       if (wanted === 0) return
       const others = await countOtherPollers(sql, clock(), maxPollers)
-      lookAtMs = performance.now() + (options.helpAgainMs ?? helpAgainMs)
+      lookAtMs = performance.now() + (others < wanted ? (options.helpAgainMs ?? helpAgainMs) : countAgainMs)
       for (let count = others; count < wanted; count++) {
         underWay.push(
           invoke().then(
