@@ -20,15 +20,10 @@ export async function handler(
 ): Promise<AttendReport | DrainReport | { refused: string }> {
   const purpose = purposeOf(event)
   return polling<AttendReport | DrainReport>(context, (time) => {
-    const options = { ...time, sql, handlers, signal: stopSignal }
     const maxPollers = Number(setting('MAX_POLLERS'))
-    if (purpose === 'help') return help({ ...options, maxPollers })
-    return attend({
-      ...options,
-      lingerMs: Number(setting('LINGER_MS')),
-      maxPollers,
-      invoke: invokeSelf,
-    })
+    const options = { ...time, sql, handlers, signal: stopSignal, maxPollers, invoke: invokeSelf }
+    if (purpose === 'help') return help(options)
+    return attend({ ...options, lingerMs: Number(setting('LINGER_MS')) })
   })
 }
 

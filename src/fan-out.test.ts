@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { expect, it, onTestFinished, vi } from 'vitest'
+import { beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { later, now, testBus } from '../tests/support/bus.ts'
 import { claim, release } from './claim.ts'
 import { countOtherPollers } from './count-pollers.ts'
@@ -8,6 +8,7 @@ import { defineEvent } from './event.ts'
 import { help, openFanOut } from './fan-out.ts'
 import { defineHandler } from './handler.ts'
 import { defineHandlers } from './handler-set.ts'
+import { goIdle, markAwake } from './idle.ts'
 
 const bus = await testBus()
 const { sql, poller, connect } = bus
@@ -105,6 +106,77 @@ it('has a helper end at once when as many are at work as may', async () => {
   const options = { sql: poller, handlers: slow, clock: () => now, deadline: later(60), log: () => {} }
   expect(await help({ ...options, maxPollers: 2 })).toMatchObject({ claimed: 0, polls: 0, drained: false })
   expect(await help({ ...options, maxPollers: 3 })).toMatchObject({ claimed: 10 })
+})
+
+describe('a helper whose time ends with something left', () => {
+  const invoked: string[] = []
+  const helpFor = (ms: number, invoke = async (purpose: string) => void invoked.push(purpose)) => {
+    const clock = () => new Date()
+    return help({
+      sql: poller,
+      handlers: slow,
+      clock,
+      deadline: new Date(Date.now() + ms),
+      maxPollers: 2,
+      invoke,
+    })
+  }
+  const isAwake = async (): Promise<boolean> => {
+    const rows = await sql<{ awake: boolean }[]>`
+      select last_value > date_part('epoch', clock_timestamp()) * 1000 as awake from loopless.wake_mark`
+    return rows[0]?.awake ?? false
+  }
+  beforeEach(async () => {
+    invoked.length = 0
+    await bus.publish('happened', ...numbers(200))
+    await goIdle(poller, new Date(), false)
+  })
+
+  it('invokes one successor when nobody is awake, and publishers rely on it', async () => {
+    expect(await helpFor(100)).toMatchObject({ drained: false })
+    expect(invoked).toEqual(['continue'])
+    expect(await isAwake()).toBe(true)
+    expect(await helpFor(100)).toMatchObject({ drained: false })
+    expect(invoked).toEqual(['continue'])
+  })
+
+  it('leaves it to the poller that is awake', async () => {
+    await markAwake(poller, 60_000)
+    expect(await helpFor(100)).toMatchObject({ drained: false })
+    expect(invoked).toEqual([])
+  })
+
+  it('invokes nobody when nothing is left', async () => {
+    expect(await helpFor(60_000)).toMatchObject({ drained: true })
+    expect(invoked).toEqual([])
+    expect(await isAwake()).toBe(false)
+  })
+
+  it('waits for one that is just going idle', async () => {
+    await markAwake(poller, 60_000)
+    const idling = await connect({ max: 1 }).reserve()
+    await idling`begin`
+    await idling`select pg_advisory_xact_lock(1280262992, 4)`
+    const helping = helpFor(100)
+    await vi.waitFor(async () => {
+      const waiting = await sql`
+        select from pg_locks
+        where locktype = 'advisory' and objid = 4 and not granted
+          and database = (select oid from pg_database where datname = current_database())`
+      expect(waiting).toHaveLength(1)
+    }, 10_000)
+    await idling`select loopless.mark_awake(0)`
+    await idling`commit`
+    idling.release()
+    await helping
+    expect(invoked).toEqual(['continue'])
+  })
+
+  it('says that nobody is awake when its successor is refused', async () => {
+    const refuse = () => Promise.reject(new Error('429'))
+    expect(await helpFor(100, refuse)).toMatchObject({ drained: false })
+    expect(await isAwake()).toBe(false)
+  })
 })
 
 it('counts who holds deliveries, who is between two polls, and nobody twice', async () => {

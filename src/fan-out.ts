@@ -1,7 +1,8 @@
+import type { AttendOptions } from './attend-options.ts'
 import { countOtherPollers } from './count-pollers.ts'
 import type { Sql } from './db/client.ts'
 import { type DrainOptions, type DrainReport, drain, emptyDrainReport } from './drain.ts'
-import { countBacklog } from './idle.ts'
+import { beginWaking, countBacklog, goIdle } from './idle.ts'
 
 /** What fan-out needs. */
 export interface FanOutOptions {
@@ -70,14 +71,25 @@ export function openFanOut(options: FanOutOptions): FanOut {
 export interface HelpOptions extends DrainOptions {
   /** As of the poller that invoked this one. */
   readonly maxPollers: number
+  /** As in `attend`; only ever called for `continue`. Default: nobody is invoked. */
+  readonly invoke?: AttendOptions['invoke']
 }
 
 /**
  * What a helper does: drains, unless as many pollers as may be are at work already; then it claims nothing. One that was
  * queued by Lambda comes late, and two pollers that invoke helpers do not know of each other's.
+ * What it could not finish is found by whoever is awake. When nobody is any more, it invokes one successor.
  * @throws as `drain`
  */
-export async function help({ maxPollers, ...options }: HelpOptions): Promise<DrainReport> {
-  const others = await countOtherPollers(options.sql, options.clock(), maxPollers)
-  return others < maxPollers ? drain(options) : emptyDrainReport()
+export async function help({ maxPollers, invoke, ...options }: HelpOptions): Promise<DrainReport> {
+  const { sql, clock, signal } = options
+  if ((await countOtherPollers(sql, clock(), maxPollers)) >= maxPollers) return emptyDrainReport()
+  const report = await drain(options)
+  if (report.drained || signal?.aborted || invoke === undefined || !(await beginWaking(sql))) return report
+  try {
+    await invoke('continue')
+  } catch {
+    await goIdle(sql, clock(), false) // whoever invokes has said why
+  }
+  return report
 }

@@ -47,15 +47,11 @@ async function run({ purpose, ms }: AttendRequest): Promise<string> {
     deadline: new Date(Date.now() + ms),
     limits: { leaseMarginSeconds: 0.5 },
     log: () => {},
-  }
-  if (purpose === 'help') return (await help({ ...options, maxPollers })).drained ? 'drained' : 'left'
-  const report = await attend({
-    ...options,
-    lingerMs: 0,
     maxPollers,
-    helperBacklog: 20,
-    invoke: (next) => tell({ invoke: next }),
-  })
+    invoke: (next: PollerPurpose) => tell({ invoke: next }),
+  }
+  if (purpose === 'help') return (await help(options)).drained ? 'drained' : 'left'
+  const report = await attend({ ...options, lingerMs: 0, helperBacklog: 20 })
   return report.ended
 }
 
