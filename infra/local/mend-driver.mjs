@@ -126,6 +126,40 @@ const connectionReplacements = [
         return fetchArrayTypes().catch(noop)`,
   },
   {
+    why: 'a client that was ended before it had a socket got one, and a session for as long as the process lived',
+    from: `
+    terminated = false
+    backendParameters = {}
+    socket || (socket = await createSocket())
+
+    if (!socket)
+      return
+`,
+    to: `
+    if (terminated)
+      return
+
+    backendParameters = {}
+    socket || (socket = await createSocket())
+
+    if (!socket)
+      return
+
+    if (terminated)
+      return socket.destroy()
+`,
+  },
+  {
+    why: 'the same: a connection that was ended is used again only for another query',
+    from: `
+    connect(query) {
+      initial = query`,
+    to: `
+    connect(query) {
+      terminated = false
+      initial = query`,
+  },
+  {
     why: 'the same while it asked for the state of the server',
     from: `
     query.execute()

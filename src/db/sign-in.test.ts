@@ -118,6 +118,29 @@ describe('signIn', () => {
     await deaf.terminate()
   })
 
+  it('sends nothing for a client that was ended meanwhile', async () => {
+    const received: Buffer[] = []
+    const listener = createServer((socket) => socket.on('data', (data) => received.push(data)))
+    listener.listen(0, '127.0.0.1')
+    await once(listener, 'listening')
+    const { port } = listener.address() as AddressInfo
+    const asked = Promise.withResolvers<void>()
+    const answer = Promise.withResolvers<SignIn>()
+    const sql = open(() => {
+      asked.resolve()
+      return answer.promise
+    })
+    const query = whoIs(sql).catch((error: { code: string }) => error.code)
+    await asked.promise
+    await sql.end({ timeout: 0 })
+    expect(await query).toBe('CONNECTION_DESTROYED')
+    answer.resolve({ ...scram, host: '127.0.0.1', port })
+    const [socket] = await once(listener, 'connection')
+    await once(socket, 'close')
+    expect(received).toEqual([])
+    listener.close()
+  })
+
   it('gives each of several connections what it was told', async () => {
     const sql = open(async () => scram, { max: 3 })
     const pids = await Promise.all([1, 2, 3].map(() => sql`select pg_backend_pid() as pid, pg_sleep(0.05)`))
