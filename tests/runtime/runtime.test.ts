@@ -211,7 +211,7 @@ describe('SIGTERM', () => {
     const poll = start('poll')
     const invocation = invoke(poll)
     const answer = await running.promise
-    poll.terminate()
+    await poll.terminate()
     const second = await publish('github.issues.opened', issues[0])
     chat.answer((response) => response.end())
     answer.end()
@@ -230,7 +230,7 @@ describe('SIGTERM', () => {
   it('between two invocations ends nothing but the environment', async () => {
     const poll = start('poll')
     await invoke(poll)
-    poll.terminate()
+    await poll.terminate()
     await poll.shutDown()
     const id = await publish('github.star.created', webhooks('star', 'created')[0])
     expect(await invoke(poll)).toMatchObject({ claimed: 1, drained: true })

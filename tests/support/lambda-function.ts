@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { signalProcess } from '../../infra/local/processes.ts'
 import { interfaceClient } from './interface-client.ts'
@@ -29,8 +30,11 @@ export interface LambdaFunction {
   readonly pid: number | undefined
   /** What the functions have written, of all environments. */
   readonly log: string
-  /** Sends SIGTERM to the environment, thawed, as before it is shut down. Its process decides what happens. */
-  terminate(): void
+  /**
+   * Sends SIGTERM to the environment, thawed, as before it is shut down. Its process decides what happens. Resolves once
+   * that has seen it, or has ended.
+   */
+  terminate(): Promise<void>
   /** Ends the environment, as Lambda does when it needs it no more. */
   shutDown(): Promise<void>
 }
@@ -39,6 +43,8 @@ interface Environment {
   readonly child: ChildProcess
   readonly api: RuntimeApi
   readonly directory: string
+  /** Its code has seen SIGTERM. */
+  readonly told: Promise<unknown>
   readonly ended: Promise<RuntimeAnswer>
   readonly init: Promise<{ failure: RuntimeAnswer | undefined; ms: number }>
 }
@@ -98,10 +104,12 @@ export function lambdaFunction(
     get log() {
       return log.join('')
     },
-    terminate() {
+    async terminate() {
       if (!environment) return
-      thaw(environment.child)
-      environment.child.kill('SIGTERM')
+      const { child, told, ended } = environment
+      thaw(child)
+      child.kill('SIGTERM')
+      await Promise.race([told, ended])
     },
     shutDown,
   }
@@ -155,12 +163,12 @@ async function startEnvironment(
         ...environment,
         ...overrides,
       },
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
     },
   )
   children.add(child)
   child.once('exit', () => children.delete(child))
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', onOutput)
+  for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', onOutput)
   const ended = once(child, 'exit').then(([code, signal]) => ({
     errorType: exitType,
     errorMessage: `Runtime exited with ${signal === null ? `exit status ${code}` : `signal ${signal}`}`,
@@ -169,7 +177,8 @@ async function startEnvironment(
     failure,
     ms: performance.now() - beganMs,
   }))
-  return { child, api, directory, ended, init }
+  const told = once(child.stdio[3] as Readable, 'data').catch(() => ended)
+  return { child, api, directory, told, ended, init }
 }
 
 async function end({ child, api, directory, ended }: Environment): Promise<void> {
