@@ -160,6 +160,14 @@ const connectionReplacements = [
       initial = query`,
   },
   {
+    why: 'the same while its socket was connecting, with TLS',
+    from: `
+      socket.readyState === 'open' && socket.end(b().X().end())`,
+    to: `
+      socket.readyState === 'opening' && socket.destroy()
+      socket.readyState === 'open' && socket.end(b().X().end())`,
+  },
+  {
     why: 'the same while it asked for the state of the server',
     from: `
     query.execute()

@@ -1,5 +1,6 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { testDatabase } from '../../tests/support/database.ts'
+import { startDeafServer } from '../../tests/support/deaf-server.ts'
 import { InvalidOptionError } from '../errors.ts'
 import { connect } from './client.ts'
 
@@ -46,6 +47,23 @@ describe('connect', () => {
   ])('takes %s, and connects to nothing yet', async (given) => {
     await connect(given).end()
   })
+
+  it.each(['', '?sslmode=require'])(
+    'leaves no socket of a client that was ended as it connected%s',
+    async (query) => {
+      const { port, close } = await startDeafServer()
+      const countSockets = (): number =>
+        process.getActiveResourcesInfo().filter((name) => name === 'TCPSocketWrap').length
+      const before = countSockets()
+      const sql = connect(`postgres://somebody@127.0.0.1:${port}/somewhere${query}`)
+      const asked = sql`select 1`.catch((error: { code: string }) => error.code)
+      await vi.waitFor(() => expect(countSockets()).toBe(before + 1))
+      await sql.end({ timeout: 0 })
+      expect(await asked).toBe('CONNECTION_DESTROYED')
+      await vi.waitFor(() => expect(countSockets()).toBe(before))
+      await close()
+    },
+  )
 
   it('connects to the first of several hosts that answers', async () => {
     const { username, host, pathname } = new URL(url)

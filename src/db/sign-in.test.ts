@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { type AddressInfo, createServer, connect as openSocket } from 'node:net'
-import { Worker } from 'node:worker_threads'
+import { type AddressInfo, createServer } from 'node:net'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
+import { startDeafServer } from '../../tests/support/deaf-server.ts'
 import { withSession } from '../../tests/support/session.ts'
 import { startTlsServer } from '../../tests/support/tls-server.ts'
 import { type ConnectOptions, connect, type Sql } from './client.ts'
@@ -99,23 +99,13 @@ describe('signIn', () => {
   })
 
   it('fails the query when nobody answers, as behind a security group that lets nobody in', async () => {
-    // It never accepts. Once its queue is full, the system lets further ones wait.
-    const deaf = new Worker(
-      `const server = require('node:net').createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => {
-        require('node:worker_threads').parentPort.postMessage(server.address().port)
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)
-      })`,
-      { eval: true },
-    )
-    const [port] = (await once(deaf, 'message')) as [number]
-    const queue = Array.from({ length: 8 }, () => openSocket(port, '127.0.0.1').on('error', () => {}))
+    const { port, close } = await startDeafServer()
     const sql = open(async () => ({ ...scram, host: '127.0.0.1', port }), { connectTimeoutSeconds: 1 })
     await expect(whoIs(sql)).rejects.toMatchObject({
       code: 'CONNECT_TIMEOUT',
       message: `write CONNECT_TIMEOUT 127.0.0.1:${port}`,
     })
-    for (const socket of queue) socket.destroy()
-    await deaf.terminate()
+    await close()
   })
 
   it('sends nothing for a client that was ended meanwhile', async () => {
