@@ -5,6 +5,7 @@ import { type FanOut, openFanOut } from './fan-out.ts'
 import { checkHandlerSet } from './handler-set.ts'
 import { goIdle, markAwake } from './idle.ts'
 import { addReport } from './report.ts'
+import { deadlineBeforeSuccession, invokeSuccessor } from './succession.ts'
 
 export interface AttendReport extends DrainReport {
   /**
@@ -22,8 +23,6 @@ const awakeMs = 2_000
 const markEveryMs = 500
 /** For the successor to start. */
 const successorMs = 5_000
-/** Kept free before the deadline to invoke a successor, at most a fifth of the whole time. */
-const successionReserveMs = 1_000
 /** Between two looks: twice as long each time, up to the longest. */
 const firstPauseMs = 2
 const longestPauseMs = 20
@@ -48,9 +47,8 @@ export async function attend(options: AttendOptions): Promise<AttendReport> {
   checkHandlerSet(options.handlers) // before publishers rely on this poller
   const settings = resolveAttendSettings(options)
   const report: AttendReport = { ...emptyDrainReport(), ended: 'stopped', helpers: 0 }
-  const timeMs = options.deadline.getTime() - options.clock().getTime()
-  const deadline = new Date(options.deadline.getTime() - Math.min(successionReserveMs, timeMs / 5))
   const { sql, clock, invoke } = options
+  const deadline = deadlineBeforeSuccession(options.deadline, clock())
   const fanOut = openFanOut({
     ...settings,
     sql,
@@ -119,15 +117,12 @@ function marker({ sql }: AttendOptions): () => Promise<void> {
 
 /** Hands over to one successor: publishers rely on it from now on, as on this poller. */
 async function succeed({ sql, clock, invoke }: AttendOptions): Promise<AttendReport['ended']> {
-  if (invoke !== undefined) {
-    await markAwake(sql, successorMs)
-    try {
-      await invoke('continue')
-      return 'continued'
-    } catch {} // whoever invokes has said why
+  if (invoke === undefined) {
+    await goIdle(sql, clock(), false)
+    return 'stopped'
   }
-  await goIdle(sql, clock(), false)
-  return 'stopped'
+  await markAwake(sql, successorMs)
+  return (await invokeSuccessor(sql, clock(), invoke)) ? 'continued' : 'stopped'
 }
 
 function addDrain(sum: AttendReport, one: DrainReport): void {

@@ -8,7 +8,7 @@ import { defineEvent } from './event.ts'
 import { help, openFanOut } from './fan-out.ts'
 import { defineHandler } from './handler.ts'
 import { defineHandlers } from './handler-set.ts'
-import { goIdle, markAwake } from './idle.ts'
+import { beginWaking, goIdle, markAwake } from './idle.ts'
 
 const bus = await testBus()
 const { sql, poller, connect } = bus
@@ -170,6 +170,23 @@ describe('a helper whose time ends with something left', () => {
     idling.release()
     await helping
     expect(invoked).toEqual(['continue'])
+  })
+
+  it('is one of several that end at once who invokes', async () => {
+    const idling = await connect({ max: 1 }).reserve()
+    await idling`begin`
+    await idling`select pg_advisory_xact_lock(1280262992, 4)`
+    const asking = [connect({ max: 1 }), connect({ max: 1 })].map((client) => beginWaking(client))
+    await vi.waitFor(async () => {
+      const waiting = await sql`
+        select from pg_locks
+        where locktype = 'advisory' and objid in (4, 5) and not granted
+          and database = (select oid from pg_database where datname = current_database())`
+      expect(waiting).toHaveLength(2)
+    }, 10_000)
+    await idling`commit`
+    idling.release()
+    expect((await Promise.all(asking)).sort()).toEqual([false, true])
   })
 
   it('says that nobody is awake when its successor is refused', async () => {

@@ -2,7 +2,8 @@ import type { AttendOptions } from './attend-options.ts'
 import { countOtherPollers } from './count-pollers.ts'
 import type { Sql } from './db/client.ts'
 import { type DrainOptions, type DrainReport, drain, emptyDrainReport } from './drain.ts'
-import { beginWaking, countBacklog, goIdle } from './idle.ts'
+import { beginWaking, countBacklog } from './idle.ts'
+import { deadlineBeforeSuccession, invokeSuccessor } from './succession.ts'
 
 /** What fan-out needs. */
 export interface FanOutOptions {
@@ -84,12 +85,12 @@ export interface HelpOptions extends DrainOptions {
 export async function help({ maxPollers, invoke, ...options }: HelpOptions): Promise<DrainReport> {
   const { sql, clock, signal } = options
   if ((await countOtherPollers(sql, clock(), maxPollers)) >= maxPollers) return emptyDrainReport()
-  const report = await drain(options)
-  if (report.drained || signal?.aborted || invoke === undefined || !(await beginWaking(sql))) return report
-  try {
-    await invoke('continue')
-  } catch {
-    await goIdle(sql, clock(), false) // whoever invokes has said why
-  }
+  if (invoke === undefined) return drain(options)
+  const report = await drain({
+    ...options,
+    deadline: deadlineBeforeSuccession(options.deadline, clock()),
+  })
+  const isLeft = !report.drained && !signal?.aborted
+  if (isLeft && (await beginWaking(sql))) await invokeSuccessor(sql, clock(), invoke)
   return report
 }

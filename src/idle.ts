@@ -34,18 +34,21 @@ export async function markAwake(sql: Sql, ms: number): Promise<void> {
   }
 }
 
-/** Key of the advisory lock of the handshake: ('LOOP', 4). */
+/** Keys of advisory locks: ('LOOP', 4) of the handshake, ('LOOP', 5) of those who ask at its end whether somebody is awake. */
 const handshakeKey = [1280262992, 4] as const
+const askingKey = [1280262992, 5] as const
 
 /**
  * For a poller that leaves something to others and on which no publisher relies: asks as a publisher does whether
- * somebody is awake. One who goes idle just then either finds what was left, or has gone first.
+ * somebody is awake. One who goes idle just then either finds what was left, or has gone first; and of several that ask
+ * at once, one is told so.
  * @returns true when nobody is: then publishers rely for 5 s on the poller that the caller is to invoke
  * @throws DatabaseError, SchemaMissingError
  */
 export async function beginWaking(sql: Sql): Promise<boolean> {
   try {
     return await sql.begin(async (tx) => {
+      await tx`select pg_advisory_xact_lock(${askingKey[0]}, ${askingKey[1]})`
       await tx`select pg_advisory_xact_lock_shared(${handshakeKey[0]}, ${handshakeKey[1]})`
       const [row] = await tx<{ begun: boolean }[]>`select loopless.begin_waking() as begun`
       return row?.begun ?? false

@@ -1,13 +1,17 @@
 import { describe, expect, it } from 'vitest'
 import { explore, firstWakeState, type LeftOut } from './support/wake-model.ts'
 
-// The handshake in every interleaving of two publishers and two pollers, with no schedule to make up for anything.
+// The handshake in every interleaving of two publishers, or helpers that leave something, and two pollers, with no schedule
+// to make up for anything.
 
 const outcomes = [
   ['commit', 'commit'],
   ['commit', 'rollback'],
   ['rollback', 'commit'],
   ['rollback', 'rollback'],
+  ['leave', 'commit'],
+  ['leave', 'rollback'],
+  ['leave', 'leave'],
 ] as const
 
 /** Of all interleavings the first, if any, that leaves an event without a poller. */

@@ -14,7 +14,8 @@ export type LeftOut =
 interface Publisher {
   /** begin → insert → lock → read mark → (mark → invoke) → commit or rollback → done. */
   readonly at: 'begin' | 'inserted' | 'locked' | 'marks' | 'invokes' | 'ready' | 'done'
-  readonly outcome: 'commit' | 'rollback'
+  /** `leave`: a helper that gives back what it cannot finish, and then asks as a publisher does. */
+  readonly outcome: 'commit' | 'rollback' | 'leave'
 }
 
 interface Poller {
@@ -72,7 +73,9 @@ function publisherStep(
   ]
   switch (publisher.at) {
     case 'begin':
-      return become('inserted')
+      return become('inserted', {
+        unclaimed: state.unclaimed + (publisher.outcome === 'leave' ? 1 : 0),
+      })
     case 'inserted':
       if (leftOut === 'publisher takes the lock') return become('locked')
       if (state.exclusive !== null) return [] // waits
