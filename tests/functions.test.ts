@@ -225,6 +225,21 @@ describe('wake', () => {
     open.release()
   })
 
+  it('leaves the rest to the next wake when Lambda does not answer, within two seconds', async () => {
+    const open = await sql.reserve()
+    await open`begin`
+    await open`select loopless.publish('github.ping', '{}')`
+    lambda.answer(() => 'hang')
+    onTestFinished(() => lambda.answer(() => ({ status: 202 })))
+    const beganMs = performance.now()
+    expect(await invoke('wake', { loopless: 'wake' }, 300)).toMatchObject({ ended: 'stopped' })
+    expect(performance.now() - beganMs).toBeLessThan(2_000)
+    const [mark] = await open`select last_value from loopless.wake_mark`
+    expect(mark).toEqual({ last_value: '0' })
+    await open`rollback`
+    open.release()
+  })
+
   it('only helps when that is what it is invoked for', async () => {
     await publish('github.ping', {})
     expect(await invoke('wake', { loopless: 'help' })).toMatchObject({ drained: true, claimed: 1 })

@@ -2,7 +2,11 @@ import { InvokeCommand, LambdaClient, TooManyRequestsException } from '@aws-sdk/
 import type { PollerPurpose } from '../../src/index.ts'
 import { setting } from './setting.ts'
 
-/** Made with the first invocation; one attempt each: an invocation is a hint, the table is the truth. */
+/**
+ * Made with the first invocation; one attempt each: an invocation is a hint, the table is the truth. It must have failed
+ * while there is time to say so (src/succession.ts), and on a connection of its own: one that was kept may be gone, and
+ * nobody told while the environment was frozen.
+ */
 let client: LambdaClient | undefined
 
 /**
@@ -13,7 +17,13 @@ let client: LambdaClient | undefined
 export async function invokeSelf(purpose: PollerPurpose): Promise<void> {
   client ??= new LambdaClient({
     maxAttempts: 1,
-    requestHandler: { connectionTimeout: 1_000, requestTimeout: 3_000 },
+    requestHandler: {
+      connectionTimeout: 500,
+      requestTimeout: 1_000,
+      throwOnRequestTimeout: true,
+      httpAgent: { keepAlive: false },
+      httpsAgent: { keepAlive: false },
+    },
   })
   try {
     await client.send(
