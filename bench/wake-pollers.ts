@@ -76,16 +76,24 @@ async function expectOnce(sql: Sql, number: number): Promise<void> {
   )
 }
 
+/** Each number against the one before it. */
 function figuresOf(what: string, rates: ReadonlyMap<number, ReadonlyArray<number>>): Figure[] {
-  const one = rates.get(1) ?? []
-  return [...rates].map(([number, values]) => ({
-    what: `${what}, ${number === 1 ? '1 poller' : `${number} pollers against one`}`,
-    value: median(values),
-    unit: 'events/s',
-    peer: number === 1 ? null : median(one),
-    ratio: number === 1 ? null : median(values) / median(one),
-    target: number === 1 ? null : { atLeast: 1 },
-  }))
+  return numbers.map((number, place) => {
+    const value = median(rates.get(number) ?? [])
+    const fewer = numbers[place - 1]
+    const unit = 'events/s'
+    if (fewer === undefined)
+      return { what: `${what}, ${number} poller`, value, unit, peer: null, ratio: null, target: null }
+    const peer = median(rates.get(fewer) ?? [])
+    return {
+      what: `${what}, ${number} pollers against ${fewer}`,
+      value,
+      unit,
+      peer,
+      ratio: value / peer,
+      target: { atLeast: 1 },
+    }
+  })
 }
 
 async function startPoller(url: string): Promise<ChildProcess> {
