@@ -1,5 +1,5 @@
-// A poller process of a benchmark: drains when told to, and says how much it did. Arguments: the database, and `idle`
-// for handlers that do nothing instead of inserting a row.
+// A poller process of a benchmark: drains when told to, and says how much it did. Arguments: the database, and
+// whether its handlers are to be `idle` or `inserting` a row.
 import { connect } from '../src/index.ts'
 import { drainLog, idleHandlers, insertingHandlers } from './log.ts'
 

@@ -1,8 +1,8 @@
-import { type ChildProcess, fork } from 'node:child_process'
-import { once } from 'node:events'
+import type { ChildProcess } from 'node:child_process'
 import { connect, type Sql } from '../src/index.ts'
 import { type Benchmark, compare, rateOf } from './figure.ts'
 import { drainLog, fillLog, insertingHandlers } from './log.ts'
+import { drainTogether, startPoller } from './pollers.ts'
 import { drainRawInserts } from './raw-loop.ts'
 
 const count = 20_000
@@ -22,10 +22,10 @@ export const transactional: Benchmark = async ({ server, rounds }) => {
       return rateOf(() => drainRawInserts(sql, 500))
     },
   )
-  const pollers = await Promise.all([startPoller(url), startPoller(url)])
+  const pollers = await Promise.all([startPoller(url, 'inserting'), startPoller(url, 'inserting')])
   const drainWith = async (some: ReadonlyArray<ChildProcess>): Promise<number> => {
     await prepare(sql, 'loopless.event')
-    return rateOf(async () => (await Promise.all(some.map(drainIn))).reduce((sum, one) => sum + one, 0))
+    return rateOf(() => drainTogether(some))
   }
   await drainWith(pollers) // warm
   const twoAgainstOne = await compare(
@@ -44,16 +44,4 @@ export const transactional: Benchmark = async ({ server, rounds }) => {
 async function prepare(sql: Sql, table: 'loopless.event' | 'raw_loop.event'): Promise<void> {
   await sql`truncate public.effect`
   await fillLog(sql, table, count)
-}
-
-async function startPoller(url: string): Promise<ChildProcess> {
-  const poller = fork(new URL('poller.ts', import.meta.url), [url])
-  await once(poller, 'message')
-  return poller
-}
-
-async function drainIn(poller: ChildProcess): Promise<number> {
-  poller.send('drain')
-  const [drained] = await once(poller, 'message')
-  return Number(drained)
 }

@@ -1,9 +1,8 @@
-import { type ChildProcess, fork } from 'node:child_process'
-import { once } from 'node:events'
 import { connect, type Sql } from '../src/index.ts'
 import { startLambdaProcesses } from '../tests/support/lambda-processes.ts'
 import { type Bench, type Figure, median, rateOf } from './figure.ts'
 import { fillLog } from './log.ts'
+import { drainTogether, startPoller } from './pollers.ts'
 
 const count = 100_000
 const numbers = [1, 2, 4]
@@ -18,14 +17,11 @@ export async function pollersTogether(bench: Bench): Promise<Figure[]> {
 async function started({ server, rounds }: Bench): Promise<Figure[]> {
   const url = await server.createDatabase('bench_pollers')
   const sql = connect(url, { statementTimeoutMs: 0 })
-  const pollers = await Promise.all(Array.from({ length: 4 }, () => startPoller(url)))
+  const pollers = await Promise.all(Array.from({ length: 4 }, () => startPoller(url, 'idle')))
   const rates = new Map<number, number[]>(numbers.map((number) => [number, []]))
   const drainWith = async (number: number): Promise<number> => {
     await fillLog(sql, 'loopless.event', count)
-    return rateOf(async () => {
-      const drained = await Promise.all(pollers.slice(0, number).map(drainIn))
-      return drained.reduce((sum, one) => sum + one, 0)
-    })
+    return rateOf(() => drainTogether(pollers.slice(0, number)))
   }
   for (let round = 0; round < warmUps; round++) await drainWith(4)
   for (let round = 0; round < rounds; round++) {
@@ -95,16 +91,4 @@ function figuresOf(what: string, rates: ReadonlyMap<number, ReadonlyArray<number
       target: { atLeast: 1 },
     }
   })
-}
-
-async function startPoller(url: string): Promise<ChildProcess> {
-  const poller = fork(new URL('poller.ts', import.meta.url), [url, 'idle'])
-  await once(poller, 'message')
-  return poller
-}
-
-async function drainIn(poller: ChildProcess): Promise<number> {
-  poller.send('drain')
-  const [drained] = await once(poller, 'message')
-  return Number(drained)
 }
