@@ -52,10 +52,11 @@ export function readDatabaseSettings(environment: Environment): DatabaseSettings
 
 /** How long a connection is waited for: DATABASE_CONNECT_TIMEOUT_SECONDS, by default 10. @throws SettingError */
 export function readConnectTimeoutSeconds(environment: Environment): number {
-  const text = environment['DATABASE_CONNECT_TIMEOUT_SECONDS'] || '10'
-  const seconds = Number(text)
-  if (Number.isInteger(seconds) && seconds > 0 && seconds <= 900) return seconds
-  throw new SettingError(`Expected DATABASE_CONNECT_TIMEOUT_SECONDS to be 1–900, got "${text}".`)
+  return readWhole(
+    'DATABASE_CONNECT_TIMEOUT_SECONDS',
+    environment['DATABASE_CONNECT_TIMEOUT_SECONDS'] || '10',
+    900,
+  )
 }
 
 function readToken(environment: Environment): Omit<TokenSettings, keyof CommonSettings | 'auth'> {
@@ -107,9 +108,13 @@ function readHost(host: string): string {
 }
 
 function readPort(text: string): number {
-  const port = Number(text)
-  if (Number.isInteger(port) && port > 0 && port < 65_536) return port
-  throw new SettingError(`Expected DATABASE_PORT to be 1–65535, got "${text}".`)
+  return readWhole('DATABASE_PORT', text, 65_535)
+}
+
+function readWhole(name: string, text: string, most: number): number {
+  const number = Number(text)
+  if (Number.isInteger(number) && number > 0 && number <= most) return number
+  throw new SettingError(`Expected ${name} to be 1–${most}, got "${text}".`)
 }
 
 function readPrepare({ DATABASE_PREPARE: text }: Environment): boolean {
