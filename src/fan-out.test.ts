@@ -11,7 +11,7 @@ import { defineHandlers } from './handler-set.ts'
 import { beginWaking, goIdle, markAwake } from './idle.ts'
 
 const bus = await testBus()
-const { sql, poller, connect } = bus
+const { sql, poller, connect, isAwake } = bus
 const numbers = (count: number): number[] => Array.from({ length: count }, (_, n) => n)
 const limits = { now, until: later(75), events: 10, bytes: 1_000_000, deliveries: 10, handlerSet: '' }
 const slow = defineHandlers({
@@ -121,10 +121,27 @@ describe('a helper whose time ends with something left', () => {
       invoke,
     })
   }
-  const isAwake = async (): Promise<boolean> => {
-    const rows = await sql<{ awake: boolean }[]>`
-      select last_value > date_part('epoch', clock_timestamp()) * 1000 as awake from loopless.wake_mark`
-    return rows[0]?.awake ?? false
+  /** A session with the lock that a poller goes idle under. */
+  const goingIdle = async () => {
+    const session = await connect({ max: 1 }).reserve()
+    await session`begin`
+    await session`select pg_advisory_xact_lock(1280262992, 4)`
+    return {
+      async heldUp(count: number, ...locks: number[]) {
+        await vi.waitFor(async () => {
+          const waiting = await sql`
+            select from pg_locks
+            where locktype = 'advisory' and objid = any(${locks}::int[]) and not granted
+              and database = (select oid from pg_database where datname = current_database())`
+          expect(waiting).toHaveLength(count)
+        }, 10_000)
+      },
+      async end(isIdle: boolean) {
+        if (isIdle) await session`select loopless.mark_awake(0)`
+        await session`commit`
+        session.release()
+      },
+    }
   }
   beforeEach(async () => {
     invoked.length = 0
@@ -154,38 +171,19 @@ describe('a helper whose time ends with something left', () => {
 
   it('waits for one that is just going idle', async () => {
     await markAwake(poller, 60_000)
-    const idling = await connect({ max: 1 }).reserve()
-    await idling`begin`
-    await idling`select pg_advisory_xact_lock(1280262992, 4)`
+    const other = await goingIdle()
     const helping = helpFor(100)
-    await vi.waitFor(async () => {
-      const waiting = await sql`
-        select from pg_locks
-        where locktype = 'advisory' and objid = 4 and not granted
-          and database = (select oid from pg_database where datname = current_database())`
-      expect(waiting).toHaveLength(1)
-    }, 10_000)
-    await idling`select loopless.mark_awake(0)`
-    await idling`commit`
-    idling.release()
+    await other.heldUp(1, 4)
+    await other.end(true)
     await helping
     expect(invoked).toEqual(['continue'])
   })
 
   it('is one of several that end at once who invokes', async () => {
-    const idling = await connect({ max: 1 }).reserve()
-    await idling`begin`
-    await idling`select pg_advisory_xact_lock(1280262992, 4)`
+    const other = await goingIdle()
     const asking = [connect({ max: 1 }), connect({ max: 1 })].map((client) => beginWaking(client))
-    await vi.waitFor(async () => {
-      const waiting = await sql`
-        select from pg_locks
-        where locktype = 'advisory' and objid in (4, 5) and not granted
-          and database = (select oid from pg_database where datname = current_database())`
-      expect(waiting).toHaveLength(2)
-    }, 10_000)
-    await idling`commit`
-    idling.release()
+    await other.heldUp(2, 4, 5)
+    await other.end(false)
     expect((await Promise.all(asking)).sort()).toEqual([false, true])
   })
 

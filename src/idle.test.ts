@@ -8,19 +8,12 @@ import { publish } from './publish.ts'
 import { redrive } from './redrive.ts'
 
 const bus = await testBus()
-const { sql, poller, connect } = bus
+const { sql, poller, connect, isAwake } = bus
 const happened = defineEvent<{ n: number }>('happened')
 const succeed = defineHandler(happened, {}, () => {})
 const fail = defineHandler(happened, { maxAttempts: 1 }, () => {
   throw new Error('As told.')
 })
-
-/** Whether publishers take somebody to be awake. */
-async function isAwake(): Promise<boolean> {
-  const [row] = await sql<{ awake: boolean }[]>`
-    select last_value > date_part('epoch', clock_timestamp()) * 1000 as awake from loopless.wake_mark`
-  return row?.awake ?? false
-}
 
 /** Wakes that publishers have sent. No extension is here to carry them out: each is recorded as a failure. */
 async function wakes(): Promise<number> {

@@ -55,6 +55,8 @@ export interface TestBus extends TestDatabase {
   deadLetters(): Promise<{ n: unknown; handler: string; reason: string; attempts: number; message: string }[]>
   /** Batches that are not settled, oldest first. */
   openBatches(): Promise<{ size: number; leased: boolean; until: Date }[]>
+  /** Whether publishers take somebody to be awake. */
+  isAwake(): Promise<boolean>
 }
 
 /** Makes the calling file's bus; it is empty at the begin of each test. */
@@ -91,6 +93,11 @@ export async function testBus(): Promise<TestBus> {
       from loopless.batch
       where settled_at is null
       order by after_xid, after_id`,
+    isAwake: async () => {
+      const [row] = await sql<{ awake: boolean }[]>`
+        select last_value > date_part('epoch', clock_timestamp()) * 1000 as awake from loopless.wake_mark`
+      return row?.awake ?? false
+    },
   }
 }
 
