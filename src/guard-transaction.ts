@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Sql, TransactionSql } from './db/client.ts'
 import { InvalidOptionError, TransactionEndedError } from './errors.ts'
 
@@ -10,7 +11,7 @@ export interface GuardedTransaction {
   isSound(): boolean
   /** What the first failed statement threw; undefined when none did. */
   failure(): unknown
-  /** Asks the server to stop what the handler left running. */
+  /** Has the server stop what the handler left running, and waits until it has. */
   cancel(): Promise<void>
 }
 
@@ -114,11 +115,35 @@ export function guardTransaction(session: Sql, handlerName: string): GuardedTran
     isSound: () => unanswered === 0 && failed === null,
     failure: () => failed?.error,
     cancel: async () => {
-      // not query.cancel(), which neither waits for the request to arrive nor tells when that fails
-      const running = sent.filter((query) => query.active)
-      await Promise.all(running.map((query) => query.canceller?.(query).catch(() => {})))
+      const answered = Promise.all(
+        sent.map((query) => new Promise<void>((resolve) => whenSettled(query, () => resolve()))),
+      )
+      // A request that arrives before its statement has begun stops nothing, and one may be lost: asks until all has ended.
+      // Meanwhile nothing else is sent that a late one could stop.
+      for (
+        let pauseMs = firstCancelPauseMs;
+        unanswered > 0;
+        pauseMs = Math.min(2 * pauseMs, longestCancelPauseMs)
+      ) {
+        // not query.cancel(), which neither waits for the request to arrive nor tells when that fails
+        const running = sent.filter((query) => query.active)
+        await Promise.all(running.map((query) => query.canceller?.(query).catch(() => {})))
+        await withinMs(pauseMs, answered)
+      }
     },
   }
+}
+
+/** Between two requests to cancel: twice as long each time, up to the longest. */
+const firstCancelPauseMs = 10
+const longestCancelPauseMs = 500
+
+/** Waits for something, but no longer than that. */
+async function withinMs(ms: number, something: Promise<unknown>): Promise<void> {
+  const waiting = new AbortController()
+  const pause = sleep(ms, null, { signal: waiting.signal }).catch(() => {})
+  await Promise.race([something, pause])
+  waiting.abort()
 }
 
 /** The first words of a statement that ends a transaction; a rollback to a savepoint does not. */

@@ -1,7 +1,8 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { later, now, testBus } from '../tests/support/bus.ts'
-import type { TransactionSql } from './db/client.ts'
+import { startProxy } from '../tests/support/proxy.ts'
+import { connect as openClient, type TransactionSql } from './db/client.ts'
 import { discard, TransactionEndedError } from './errors.ts'
 import { defineEvent } from './event.ts'
 import {
@@ -15,6 +16,7 @@ import { defineHandlers } from './handler-set.ts'
 import { poll } from './poll.ts'
 import { publish } from './publish.ts'
 import { publishMany } from './publish-many.ts'
+import type { PollOptions } from './step.ts'
 
 type SingleOptions = Omit<HandlerOptions, 'batch'>
 
@@ -61,9 +63,13 @@ async function effects(): Promise<number[]> {
 }
 
 /** Publishes three events and polls once: 1 and 3 succeed, 2 fails and leaves nothing behind. */
-async function onlyTheSecondFails(h: Handler, recorded: object): Promise<void> {
+async function onlyTheSecondFails(
+  h: Handler,
+  recorded: object,
+  options: Partial<PollOptions> = {},
+): Promise<void> {
   await bus.publish('counted', 1, 2, 3)
-  expect(await bus.poll({ h })).toMatchObject({ claimed: 3, succeeded: 2, retried: 1 })
+  expect(await bus.poll({ h }, options)).toMatchObject({ claimed: 3, succeeded: 2, retried: 1 })
   expect(await effects()).toEqual([1, 3])
   expect(await bus.attempts()).toMatchObject([{ n: 2, attempt: 1, ...recorded }])
   expect(await bus.deliveries()).toMatchObject([
@@ -379,6 +385,23 @@ describe('a handler that takes too long', () => {
     )
     await onlyTheSecondFails(h, { message: 'no' })
     expect(performance.now() - began).toBeLessThan(10_000)
+  })
+
+  it('has its statement cancelled also when a request to cancel is lost', async () => {
+    const cancelCode = '\x04\xd2\x16\x2e'
+    const proxy = await startProxy(bus.url)
+    let requests = 0
+    proxy.judge(({ type, text }) =>
+      type === 'startup' && text.startsWith(cancelCode) && requests++ === 0 ? 'cut' : 'forward',
+    )
+    const client = openClient(proxy.url, { max: 1 })
+    const began = performance.now()
+    const h = misbehaving((tx) => tx`select pg_sleep(60)`, { timeoutSeconds })
+    await onlyTheSecondFails(h, { error: 'TimeoutError' }, { sql: client })
+    expect(performance.now() - began).toBeLessThan(10_000)
+    expect(requests).toBeGreaterThan(1)
+    await client.end({ timeout: 1 })
+    await proxy.close()
   })
 
   it('when the poll must end is given up and charged; what was not started is not', async () => {
