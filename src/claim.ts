@@ -1,30 +1,7 @@
-import type { Sql } from './db/client.ts'
+import { isPipelined, type Sql } from './db/client.ts'
 import { databaseError } from './db/database-error.ts'
-import type { ReceivedEvent } from './event.ts'
+import { type Columns, type Item, toItems } from './items.ts'
 import { newToken } from './token.ts'
-
-/** An exception's row, leased by this poll. */
-export interface ClaimedDelivery {
-  readonly id: string
-  /** Null: every handler that matches. */
-  readonly handler: string | null
-  /** Attempts charged before this run. */
-  readonly attempt: number
-  /** Runs with nothing beside it, because a poller died while it ran among others. */
-  readonly alone: boolean
-  /** Its poller died while it ran alone: to be charged, not run. */
-  readonly died: boolean
-}
-
-/** One event of a claim; from the log when it has no delivery. */
-export interface Item {
-  /** No handler sees this: what is settled does not depend on what they do. */
-  readonly event: Pick<ReceivedEvent, 'id' | 'name'>
-  readonly xid: string
-  readonly delivery: ClaimedDelivery | null
-  /** The event for one call of a handler, which may change it: no other call sees that. */
-  receive(): ReceivedEvent
-}
 
 /** What a claim leased, all under one token. */
 export interface Work {
@@ -56,25 +33,11 @@ export interface ClaimLimits {
   readonly handlerSet: string
 }
 
-/** Events in columns; texts are separated by commas. */
-interface Columns {
-  /** Null: no events. */
-  readonly ids: string | null
-  /** Ids of events among them that wait as deliveries; null: none. */
-  readonly waiting: string | null
-  /** One for all when all have the same. */
-  readonly xids: string
-  /** Milliseconds since 1970; one for all when all have the same. */
-  readonly published: string
-  readonly names: string
-  /** By event id; null: no event has any. */
-  readonly headers: Readonly<Record<string, Readonly<Record<string, string>>>> | null
-  readonly payloads: string
-  readonly deliveries: ReadonlyArray<ClaimedDelivery> | null
-}
-
-interface Claimed extends Columns {
+/** What the claim found, and how much it leased. */
+interface Leased {
   readonly batch_id: string | null
+  readonly events: number
+  readonly deliveries: number
   readonly advanced: boolean | null
   readonly repaired: number
   readonly alone: boolean
@@ -82,24 +45,59 @@ interface Claimed extends Columns {
 }
 
 /**
- * Leases the next events of the log and due deliveries, in one round trip.
+ * Leases the next events of the log and due deliveries, and reads them, in one round trip.
  * @throws HandlerSetError when other handlers are registered; DatabaseError, SchemaMissingError
  */
 export async function claim(sql: Sql, limits: ClaimLimits): Promise<Work> {
   const token = newToken(sql)
   try {
-    const rows = await sql<Claimed[]>`
-      select
-        batch_id, advanced, repaired, alone, next_due_at,
-        ids, waiting, xids, published, names, headers, payloads, deliveries
-      from loopless.claim(
-        ${limits.now}, ${token}, ${limits.until},
-        ${limits.events}, ${limits.bytes}, ${limits.deliveries}, ${limits.handlerSet})`
-    return toWork(token, rows)
+    const { leased, items } = await leaseAndRead(sql, token, limits)
+    // the lease was lost between the two, or its events were removed by hand
+    const isGone = items.length === 0 && leased.events + leased.deliveries > 0
+    if (isGone) await release(sql, token, limits.now)
+    const advanced = isGone || (leased.advanced ?? false)
+    return {
+      token,
+      batchId: advanced ? null : leased.batch_id,
+      items,
+      repaired: leased.repaired,
+      aloneWaiting: leased.alone,
+      advanced,
+      nextDueAt: leased.next_due_at,
+    }
   } catch (error) {
     await release(sql, token, limits.now)
     throw databaseError(error)
   }
+}
+
+/**
+ * Two statements, so that no lock is held while events are on their way; the second is sent with the first where it
+ * arrives behind it.
+ */
+async function leaseAndRead(
+  sql: Sql,
+  token: string,
+  limits: ClaimLimits,
+): Promise<{ leased: Leased; items: Item[] }> {
+  const leasing = sql<Leased[]>`
+    select batch_id, events, deliveries, advanced, repaired, alone, next_due_at
+    from loopless.lease(
+      ${limits.now}, ${token}, ${limits.until},
+      ${limits.events}, ${limits.bytes}, ${limits.deliveries}, ${limits.handlerSet})`.execute()
+  const read = () =>
+    sql<Columns[]>`
+    select ids, waiting, xids, published, names, headers, payloads, deliveries
+    from loopless.read_leased(${token}, ${limits.until})`.execute()
+  const reading = isPipelined(sql) ? read() : null
+  reading?.catch(() => {}) // looked at below
+  const [leased] = await leasing
+  if (leased === undefined) {
+    throw new Error('loopless.lease returned nothing: the schema and the code do not belong together.')
+  }
+  const isEmpty = leased.events + leased.deliveries === 0
+  const rows = reading === null && isEmpty ? [] : await (reading ?? read())
+  return { leased, items: rows.flatMap(toItems) }
 }
 
 /** Leases one delivery that runs alone; null when none is due. */
@@ -134,68 +132,4 @@ export async function nextDue(sql: Sql): Promise<Date | null> {
  */
 export async function release(sql: Sql, token: string, now: Date): Promise<void> {
   await sql`select loopless.release(${now}, ${token})`.catch(() => {})
-}
-
-function toWork(token: string, rows: ReadonlyArray<Claimed>): Work {
-  const [claimed] = rows
-  if (claimed === undefined) {
-    throw new Error('loopless.claim returned nothing: the schema and the code do not belong together.')
-  }
-  const advanced = claimed.advanced ?? false
-  return {
-    token,
-    batchId: advanced ? null : claimed.batch_id,
-    items: rows.flatMap(toItems),
-    repaired: claimed.repaired,
-    aloneWaiting: claimed.alone,
-    advanced,
-    nextDueAt: claimed.next_due_at,
-  }
-}
-
-function toItems(columns: Columns): Item[] {
-  if (columns.ids === null) return []
-  const { headers, deliveries } = columns
-  const xids = columns.xids.split(',')
-  const times = columns.published.split(',')
-  const names = columns.names.split(',')
-  const payloads = new Payloads(columns.payloads)
-  const items = columns.ids.split(',').map((id, index): Item => {
-    const event = { id, name: names[index] as string }
-    const publishedAt = Number(times[index] ?? times[0])
-    let received = 0
-    return {
-      event,
-      xid: (xids[index] ?? xids[0]) as string,
-      delivery: deliveries?.[index] ?? null,
-      receive: () => ({
-        id,
-        name: event.name,
-        payload: payloads.take(index, received++),
-        publishedAt: new Date(publishedAt),
-        headers: { ...headers?.[id] },
-      }),
-    }
-  })
-  if (columns.waiting === null) return items
-  const waiting = new Set(columns.waiting.split(','))
-  return items.filter((item) => !waiting.has(item.event.id))
-}
-
-/** Payloads of a claim, parsed all at once: several times as fast as one by one. */
-class Payloads {
-  readonly #text: string
-  /** Parsed again for the second call that gets a payload, and so on; what was taken is let go. */
-  readonly #parsed: unknown[][] = []
-
-  constructor(text: string) {
-    this.#text = `[${text}]`
-  }
-
-  take(index: number, call: number): unknown {
-    this.#parsed[call] ??= JSON.parse(this.#text) as unknown[]
-    const payload = this.#parsed[call][index]
-    this.#parsed[call][index] = undefined
-    return payload
-  }
 }

@@ -1,7 +1,8 @@
 import { retryDelayMs } from './backoff.ts'
-import type { Item, Work } from './claim.ts'
+import type { Work } from './claim.ts'
 import { describeError, type ErrorDescription } from './describe-error.ts'
 import { isDiscardRequest, isRetryRequest, PollerDiedError } from './errors.ts'
+import type { Item } from './items.ts'
 import type { Plan } from './plan.ts'
 import type { Run } from './run.ts'
 

@@ -1,5 +1,6 @@
-import type { Item, Work } from './claim.ts'
+import type { Work } from './claim.ts'
 import type { HandlerSet, NamedHandler } from './handler-set.ts'
+import type { Item } from './items.ts'
 import { planRun, type Run } from './run.ts'
 
 /** What a poll will do with what it claimed; runs are in the order of the events. */

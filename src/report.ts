@@ -1,4 +1,5 @@
-import type { Item, Work } from './claim.ts'
+import type { Work } from './claim.ts'
+import type { Item } from './items.ts'
 import type { Outcomes } from './outcome.ts'
 import type { Plan } from './plan.ts'
 

@@ -1,5 +1,5 @@
-import type { Item } from './claim.ts'
 import type { NamedHandler } from './handler-set.ts'
+import type { Item } from './items.ts'
 
 /** One call of a handler, from planned to its outcome. */
 export interface Call {

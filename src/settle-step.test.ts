@@ -92,7 +92,7 @@ describe('the claim of the next poll', () => {
     const read = statementReader()
     const seen: string[] = []
     proxy.judge((message) => {
-      const name = /loopless\.(claim|settle)\(/.exec(read(message) ?? '')?.[1]
+      const name = /loopless\.(lease|read|settle)(?:_leased)?\(/.exec(read(message) ?? '')?.[1]
       if (name) seen.push(name)
       if (message.type === 'C' && message.from === 'server' && seen.length > 0) seen.push('answer')
       return 'forward'
@@ -102,11 +102,12 @@ describe('the claim of the next poll', () => {
     expect(report).toMatchObject({ polls: 5, succeeded: 4, drained: true })
     return seen.join(' ')
   }
-  const inTurn = `${'claim answer settle answer '.repeat(4)}claim answer`
+  const inTurn = `${'lease answer read answer settle answer '.repeat(4)}lease answer`
 
-  it('is sent behind the settlement, as soon as the driver has prepared both', async () => {
-    const prepares = 'claim answer settle answer claim answer '
-    expect(await sequenceOf(away())).toBe(prepares + 'settle claim answer answer '.repeat(3).trim())
+  it('is sent behind the settlement, as soon as the driver has prepared it', async () => {
+    const prepares = 'lease answer read answer settle answer lease read answer answer '
+    const ahead = 'settle lease read answer answer answer '
+    expect(await sequenceOf(away())).toBe(prepares + ahead.repeat(3).trim())
   })
 
   it('waits for the settlement where a pooler keeps no prepared statements', async () => {
@@ -293,7 +294,7 @@ describe('a claim ahead that fails', () => {
     const read = statementReader()
     let claims = 0
     const cutFourth = (message: ProxyMessage): Verdict =>
-      read(message)?.includes('loopless.claim(') && ++claims === 4 ? 'cut' : 'forward'
+      read(message)?.includes('loopless.lease(') && ++claims === 4 ? 'cut' : 'forward'
     proxy.judge(cutFourth)
     const report = await drainTens(noting(numbers), { sql: away() })
     expect(report).toMatchObject({ polls: 5, succeeded: 40, leasesLost: 0, drained: true })

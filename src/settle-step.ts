@@ -1,5 +1,5 @@
 import { claim, release, type Work } from './claim.ts'
-import type { Sql } from './db/client.ts'
+import { isPipelined, type Sql } from './db/client.ts'
 import { isAllStarted, type Outcomes, outcomesOf } from './outcome.ts'
 import type { Scope } from './perform.ts'
 import type { Plan } from './plan.ts'
@@ -71,14 +71,6 @@ export async function settleStep(step: Step, handled: Handled, next: NextStep): 
   step.report.ms.settle -= spent.handle
   step.report.ms.handle += spent.handle
   return { outcomes: outcomes ?? outcomesOf(work, plan, clock), ahead: null }
-}
-
-/**
- * Whether what is sent at once arrives in one session, in order: the claim must see what was settled. A driver that
- * prepares nothing asks about each statement before it sends it, and would send nothing ahead.
- */
-function isPipelined({ options }: Sql): boolean {
-  return options.max === 1 && options.prepare
 }
 
 /**

@@ -90,7 +90,11 @@ const isClaimed = (count: number) => async (): Promise<boolean> => {
 test.for<
   [string, { define: typeof plain; isBlocking?: boolean; isSettled?: boolean; boundary?: () => Boundary }]
 >([
-  ['after its claim', { define: plain, boundary: () => beforeAnswer('loopless.claim(', isLeased) }],
+  ['after its claim', { define: plain, boundary: () => beforeAnswer('loopless.lease(', isLeased) }],
+  [
+    'before it reads what it claimed',
+    { define: plain, boundary: () => beforeSending('loopless.read_leased(') },
+  ],
   ['in a plain handler', { define: plain, isBlocking: true }],
   ['in a transactional handler', { define: transactional, isBlocking: true }],
   ['before it settles a batch', { define: plain, boundary: () => beforeSending('loopless.settle(') }],
@@ -127,7 +131,7 @@ test.for<
 // The settlement of the second batch and the claim of the third are the first that are sent together.
 test.for<[string, { boundary: () => Boundary; settled: number; held: number }]>([
   ['before either is sent', { boundary: () => beforeSending('loopless.settle(', 2), settled: 1, held: 1 }],
-  ['between the two', { boundary: () => beforeSending('loopless.claim(', 3), settled: 2, held: 0 }],
+  ['between the two', { boundary: () => beforeSending('loopless.lease(', 3), settled: 2, held: 0 }],
   ['after both', { boundary: () => beforeAnswer('loopless.settle(', isClaimed(3), 2), settled: 2, held: 1 }],
 ])('repeats one batch at most of a drain killed while it settles and claims, %s', async ([, stage]) => {
   const ids = await publishMany(

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { expect, it } from 'vitest'
-import { type ClaimLimits, claim, claimAlone, type Item, type Work } from '../src/claim.ts'
+import { type ClaimLimits, claim, claimAlone, type Work } from '../src/claim.ts'
+import type { Item } from '../src/items.ts'
 import { prune } from '../src/prune.ts'
 import { redrive } from '../src/redrive.ts'
 import { testDatabase } from './support/database.ts'

@@ -61,6 +61,7 @@ const internals = [
   'epoch_ms',
   'hold_key',
   'invoke_target',
+  'lease_batch',
   'read_deliveries',
   'recover',
   'send_wake',

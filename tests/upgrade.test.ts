@@ -14,8 +14,8 @@ import { fragile, retried, upgradeHandlers } from './support/upgrade-handlers.ts
 /** The newest migration of the version before this one: every later one is applied while pollers of that version poll. */
 const from = '0005_create_prune'
 
-// The old pollers are processes that run the code of this tree, as a role that may call the functions of the schema as
-// it was before, and none that came later: what they ask of the database is what the version before asked.
+// The old pollers are processes that claim as the version before did, as a role that may call the functions of the schema
+// as it was before, and none that came later: what they ask of the database is what that version asked.
 
 const migrations = readMigrations()
 const start = migrations.findIndex(({ name }) => name === from) + 1
@@ -48,14 +48,14 @@ async function emptyDatabase(): Promise<string> {
 const hours = (count: number): Date => new Date(Date.now() + count * 3_600_000)
 
 /** Publishes an event of each kind, and gives each a state that stays until the clock is moved on. */
-async function fillWithEveryState(sql: Sql): Promise<void> {
-  const pollNow = () => poll(new Date(), { sql, handlers: upgradeHandlers, log: () => {} })
+async function fillWithEveryState(sql: Sql, url: string, role: string): Promise<void> {
   await sql.begin(async (tx) => {
     await publish(tx, retried({ conduct: 'fail' }))
     await publish(tx, fragile({ conduct: 'fail' }))
     await publish(tx, retried({ conduct: 'succeed' }), { dueAt: hours(1) })
   })
-  expect(await pollNow()).toMatchObject({ retried: 1, dead: 1 })
+  const { last } = await startOldPoller(url, role, 'once').ended()
+  expect(last).toMatchObject({ retried: 1, dead: 1 })
 
   // claimed by a poller that has died: from the log, and a delivery
   for (let count = 0; count < 3; count++)
@@ -102,17 +102,19 @@ function startPublisher(url: string) {
   }
 }
 
-/** A process that polls as `role`. */
-function startOldPoller(url: string, role: string): { end(): Promise<OldPollerReport> } {
-  const child = fork(client, [as(role, url)])
+/** A process that polls as `role`, until it is told to end, or once. */
+function startOldPoller(url: string, role: string, times = 'until the end') {
+  const child = fork(client, [as(role, url), times])
   children.push(child)
-  return {
-    async end() {
-      child.send('end')
-      const [report] = (await once(child, 'message')) as [OldPollerReport]
-      return report
-    },
+  const ended = async (): Promise<OldPollerReport> => {
+    const [report] = (await once(child, 'message')) as [OldPollerReport]
+    return report
   }
+  const end = (): Promise<OldPollerReport> => {
+    child.send('end')
+    return ended()
+  }
+  return { end, ended }
 }
 
 it.each(upgrades)(
@@ -130,7 +132,7 @@ it.each(upgrades)(
     await sql`grant execute on all functions in schema loopless to ${sql(role)}`
     await sql`grant select on all tables in schema loopless to ${sql(role)}`
     await register(sql, upgradeHandlers, new Date())
-    await fillWithEveryState(sql)
+    await fillWithEveryState(sql, url, role)
 
     const oldPollers = [startOldPoller(url, role), startOldPoller(url, role)]
     const publisher = startPublisher(url)
@@ -162,7 +164,8 @@ it.each(upgrades)(
     const reports = await Promise.all(oldPollers.map((poller) => poller.end()))
     expect(reports.flatMap(({ errors }) => errors)).toEqual([])
 
-    // new code takes over what is left
+    // new code takes over what is left, by the newest schema
+    await migrate(sql)
     await sql`insert into mended default values`
     const expected = await sql`select id from loopless.event order by id`
     await register(sql, upgradeHandlers, new Date())

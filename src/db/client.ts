@@ -118,3 +118,11 @@ function noLimits(options: ConnectOptions): Record<string, number> {
   }
   return {}
 }
+
+/**
+ * Whether what is sent at once arrives in one session, in order. A driver that prepares nothing asks about each
+ * statement before it sends it, and would send nothing ahead.
+ */
+export function isPipelined({ options }: Sql): boolean {
+  return options.max === 1 && options.prepare
+}

@@ -1,34 +1,44 @@
-// A poller in a process of its own that polls until it is told to end, for the test of upgrades.
+// A poller of an earlier version, for the test of upgrades, in a process of its own: the code of this tree, but for how it
+// claims. Polls until it is told to end, or `once`.
 
+import { registerHooks } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { connect, poll } from '../../src/index.ts'
-import { upgradeHandlers } from './upgrade-handlers.ts'
+import type { PollReport } from '../../src/index.ts'
+
+const oldClaim = new URL('old-claim.ts', import.meta.url).href
+registerHooks({
+  resolve: (specifier, context, next) =>
+    specifier === './claim.ts' ? { url: oldClaim, shortCircuit: true } : next(specifier, context),
+})
+const { connect, poll } = await import('../../src/index.ts')
+const { upgradeHandlers } = await import('./upgrade-handlers.ts')
 
 /** What it tells the test in the end. */
 export interface OldPollerReport {
-  readonly succeeded: number
+  /** What its last poll did; null when it failed. */
+  readonly last: PollReport | null
   /** What polls failed with. */
   readonly errors: string[]
 }
 
-const [, , url = ''] = process.argv
+const [, , url = '', times] = process.argv
 const sql = connect(url, { applicationName: 'old-poller' })
-let isAsked = false
+let isAsked = times === 'once'
 process.on('message', () => {
   isAsked = true
 })
 
-let succeeded = 0
+let last: PollReport | null = null
 const errors: string[] = []
-while (!isAsked) {
+do {
   try {
-    const report = await poll(new Date(), { sql, handlers: upgradeHandlers, log: () => {} })
-    succeeded += report.succeeded
+    last = await poll(new Date(), { sql, handlers: upgradeHandlers, log: () => {} })
   } catch (error) {
+    last = null
     errors.push(String(error))
   }
-  await sleep(5)
-}
+  if (!isAsked) await sleep(5)
+} while (!isAsked)
 await sql.end({ timeout: 5 })
-const report: OldPollerReport = { succeeded, errors }
+const report: OldPollerReport = { last, errors }
 process.send?.(report, undefined, {}, () => process.disconnect())

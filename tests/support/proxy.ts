@@ -11,10 +11,11 @@ export interface ProxyMessage {
 }
 
 /**
- * What becomes of a message: it goes on; it stays here, with all that follows it in its direction; the connection is
+ * What becomes of a message: it goes on; it stays here, with all that follows it in its direction; the same until
+ * `resume`, and meanwhile nothing is taken from the sender, who has to wait once the sockets are full; the connection is
  * cut before it, to both sides; or it goes on, and the client's side is cut at once while the server still works.
  */
-export type Verdict = 'forward' | 'hold' | 'cut' | 'cut behind'
+export type Verdict = 'forward' | 'hold' | 'stall' | 'cut' | 'cut behind'
 
 /** A TCP proxy in front of Postgres that can lose a connection at any message. */
 export interface Proxy {
@@ -22,6 +23,8 @@ export interface Proxy {
   readonly url: string
   /** Judges every message from now on. */
   judge(judge: (message: ProxyMessage) => Verdict): void
+  /** Lets pass what is stalled. */
+  resume(): void
   /**
    * From now on nothing passes on any connection that there is, and nobody is told: what a NAT gateway or a firewall
    * makes of one that was silent for too long. New connections are served.
@@ -37,6 +40,7 @@ export async function startProxy(url: string): Promise<Proxy> {
   const sockets = new Set<Socket>()
   let generation = 0
   let judge: (message: ProxyMessage) => Verdict = () => 'forward'
+  const stalled: (() => void)[] = []
 
   const keep = (socket: Socket): Socket => {
     sockets.add(socket)
@@ -57,6 +61,7 @@ export async function startProxy(url: string): Promise<Proxy> {
       client,
       server,
       judge: judgeOne,
+      stalled,
     })
     pump({
       from: 'server',
@@ -65,6 +70,7 @@ export async function startProxy(url: string): Promise<Proxy> {
       client,
       server,
       judge: judgeOne,
+      stalled,
     })
   })
   proxy.listen(0, '127.0.0.1')
@@ -76,6 +82,9 @@ export async function startProxy(url: string): Promise<Proxy> {
     url: through.href,
     judge: (next) => {
       judge = next
+    },
+    resume: () => {
+      for (const goOn of stalled.splice(0)) goOn()
     },
     forget: () => {
       generation++
@@ -95,15 +104,15 @@ interface Direction {
   readonly client: Socket
   readonly server: Socket
   judge(message: ProxyMessage): Verdict
+  /** What lets directions go on that are stalled. */
+  readonly stalled: (() => void)[]
 }
 
-function pump({ from, source, target, client, server, judge }: Direction): void {
+function pump({ from, source, target, client, server, judge, stalled }: Direction): void {
   let pending = Buffer.alloc(0)
   let isStartup = from === 'client'
   let isHeld = false
-  source.on('data', (chunk: Buffer) => {
-    if (isHeld) return
-    pending = Buffer.concat([pending, chunk])
+  const pass = (): void => {
     for (;;) {
       const lengthAt = isStartup ? 0 : 1
       if (pending.length < lengthAt + 4) return
@@ -115,6 +124,15 @@ function pump({ from, source, target, client, server, judge }: Direction): void 
       isStartup = false
       const verdict = judge({ from, type, text: bytes.toString('latin1', lengthAt + 4) })
       if (verdict === 'hold') isHeld = true
+      if (verdict === 'stall') {
+        source.pause()
+        stalled.push(() => {
+          target.write(bytes)
+          pass()
+          source.resume()
+        })
+        return
+      }
       if (verdict === 'cut') {
         client.resetAndDestroy()
         server.destroy()
@@ -126,6 +144,11 @@ function pump({ from, source, target, client, server, judge }: Direction): void 
         return
       }
     }
+  }
+  source.on('data', (chunk: Buffer) => {
+    if (isHeld) return
+    pending = Buffer.concat([pending, chunk])
+    pass()
   })
   // What was sent before is still delivered: a server that works learns of it when it looks for the next message.
   source.on('close', () => target.end())
