@@ -422,13 +422,15 @@ test("keeps no lock for long: the limits of a poller's session", async () => {
       current_setting('idle_in_transaction_session_timeout') as "idleInTransaction",
       current_setting('tcp_keepalives_idle') as "keepalivesIdle",
       current_setting('tcp_keepalives_interval') as "keepalivesInterval",
-      current_setting('tcp_keepalives_count') as "keepalivesCount"`
+      current_setting('tcp_keepalives_count') as "keepalivesCount",
+      current_setting('tcp_user_timeout') as "userTimeout"`
   expect(settings).toEqual({
     statement: '1min',
     idleInTransaction: '30s',
     keepalivesIdle: '10',
     keepalivesInterval: '5',
     keepalivesCount: '3',
+    userTimeout: '25000',
   })
 })
 

@@ -105,6 +105,8 @@ function sessionLimits(options: ConnectOptions): Record<string, number> {
     tcp_keepalives_idle: 10,
     tcp_keepalives_interval: 5,
     tcp_keepalives_count: 3,
+    // the same while an answer is on its way, which keep-alives say nothing of: a quarter of an hour else
+    tcp_user_timeout: 25_000,
   }
 }
 
