@@ -1,6 +1,5 @@
-import { fork } from 'node:child_process'
-import { once } from 'node:events'
 import { connect, type Sql } from '../src/index.ts'
+import { startFar } from './far.ts'
 import { type Benchmark, compare, type Figure, median, rateOf } from './figure.ts'
 import { appendEvents, drainLog, fillLog, idleHandlers } from './log.ts'
 import { drainRaw } from './raw-loop.ts'
@@ -18,13 +17,12 @@ export const draining: Benchmark = async ({ server, rounds }) => {
     figures.push(await againstRaw({ what, sql, filler: sql, batchSize, rounds, atLeast: 0.6 }))
   }
   figures.push(await walOfDrain(sql))
-  const link = fork(new URL('link.ts', import.meta.url), [url])
-  const [port] = await once(link, 'message')
-  const away = connect(Object.assign(new URL(url), { port }).href, { statementTimeoutMs: 0 })
+  const far = await startFar(url)
+  const away = connect(far.url, { statementTimeoutMs: 0 })
   const what = 'the same at batch 500, the database 1 ms away each way'
   figures.push(await againstRaw({ what, sql: away, filler: sql, batchSize: 500, rounds, atLeast: 1.2 }))
   await Promise.all([sql.end(), away.end()])
-  link.disconnect()
+  far.close()
   return figures
 }
 

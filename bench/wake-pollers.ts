@@ -1,5 +1,7 @@
+import { availableParallelism } from 'node:os'
 import { connect, type Sql } from '../src/index.ts'
 import { startLambdaProcesses } from '../tests/support/lambda-processes.ts'
+import { startFar } from './far.ts'
 import { type Bench, type Figure, median, rateOf } from './figure.ts'
 import { fillLog } from './log.ts'
 import { drainTogether, startPoller } from './pollers.ts'
@@ -9,15 +11,40 @@ const numbers = [1, 2, 4]
 /** Rounds that do not count, by all pollers: those that drained less would run code that is optimized less. */
 const warmUps = 8
 
-/** A long backlog drained by 1, 2 and 4 pollers: started by hand, and by hand-off through Invoke. */
+/** A long backlog drained by 1, 2 and 4 pollers: started by hand, near and far, and by hand-off through Invoke. */
 export async function pollersTogether(bench: Bench): Promise<Figure[]> {
-  return [...(await started(bench)), ...(await handedOff(bench))]
+  return [...(await startedFar(bench)), ...(await startedNear(bench)), ...(await handedOff(bench))]
 }
 
-async function started({ server, rounds }: Bench): Promise<Figure[]> {
-  const url = await server.createDatabase('bench_pollers')
+/** As far from the database as a Lambda is. */
+async function startedFar({ server, rounds }: Bench): Promise<Figure[]> {
+  const url = await server.createDatabase('bench_far_pollers')
+  const far = await startFar(url)
+  const rates = await started({ url, pollersUrl: far.url, rounds })
+  far.close()
+  return figuresOf('drain of 100,000, no-op handler, the database 1 ms away', rates)
+}
+
+/** Beside the database; more processes than the machine has cores say nothing of more pollers. */
+async function startedNear({ server, rounds }: Bench): Promise<Figure[]> {
+  const url = await server.createDatabase('bench_near_pollers')
+  const rates = await started({ url, pollersUrl: url, rounds })
+  const mostThatCount = availableParallelism() / 2 // one for the poller, one for its session
+  return figuresOf('drain of 100,000, no-op handler', rates, mostThatCount)
+}
+
+interface Started {
+  /** The database. */
+  readonly url: string
+  /** The database for pollers. */
+  readonly pollersUrl: string
+  readonly rounds: number
+}
+
+/** Events a second, by the number of pollers. */
+async function started({ url, pollersUrl, rounds }: Started): Promise<Map<number, number[]>> {
   const sql = connect(url, { statementTimeoutMs: 0 })
-  const pollers = await Promise.all(Array.from({ length: 4 }, () => startPoller(url, 'idle')))
+  const pollers = await Promise.all(Array.from({ length: 4 }, () => startPoller(pollersUrl, 'idle')))
   const rates = new Map<number, number[]>(numbers.map((number) => [number, []]))
   const drainWith = async (number: number): Promise<number> => {
     await fillLog(sql, 'loopless.event', count)
@@ -29,7 +56,7 @@ async function started({ server, rounds }: Bench): Promise<Figure[]> {
   }
   for (const poller of pollers) poller.disconnect()
   await sql.end()
-  return figuresOf('drain of 100,000, no-op handler', rates)
+  return rates
 }
 
 /** A woken poller that invokes helpers, each in a process of its own; throws unless each event was handled once. */
@@ -73,8 +100,12 @@ async function expectOnce(sql: Sql, number: number): Promise<void> {
   )
 }
 
-/** Each number against the one before it. */
-function figuresOf(what: string, rates: ReadonlyMap<number, ReadonlyArray<number>>): Figure[] {
+/** Each number against the one before it, to be no slower; up to a number of pollers. */
+function figuresOf(
+  what: string,
+  rates: ReadonlyMap<number, ReadonlyArray<number>>,
+  most = Number.POSITIVE_INFINITY,
+): Figure[] {
   return numbers.map((number, place) => {
     const value = median(rates.get(number) ?? [])
     const fewer = numbers[place - 1]
@@ -88,7 +119,7 @@ function figuresOf(what: string, rates: ReadonlyMap<number, ReadonlyArray<number
       unit,
       peer,
       ratio: value / peer,
-      target: { atLeast: 1 },
+      target: number <= most ? { atLeast: 1 } : null,
     }
   })
 }
