@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os'
 import { connect, type Sql } from '../src/index.ts'
-import { startLambdaProcesses } from '../tests/support/lambda-processes.ts'
+import { type LambdaProcesses, startLambdaProcesses } from '../tests/support/lambda-processes.ts'
 import { startFar } from './far.ts'
 import { type Bench, type Figure, median, rateOf } from './figure.ts'
 import { fillLog } from './log.ts'
@@ -61,33 +61,48 @@ async function started({ url, pollersUrl, rounds }: Started): Promise<Map<number
 
 /** A woken poller that invokes helpers, each in a process of its own; throws unless each event was handled once. */
 async function handedOff({ server, rounds }: Bench): Promise<Figure[]> {
-  const url = await server.createDatabase('bench_handoff')
-  const sql = connect(url, { statementTimeoutMs: 0 })
+  const rates = new Map<number, number[]>(numbers.map((number) => [number, []]))
+  const buses = await Promise.all(
+    numbers.map(async (number) =>
+      openHandOff(await server.createDatabase(`bench_handoff_${number}`), number),
+    ),
+  )
+  for (let round = 0; round <= rounds; round++) {
+    for (const bus of buses) {
+      const rate = await handOff(bus)
+      if (round > 0) rates.get(bus.number)?.push(rate)
+    }
+  }
+  for (const { lambda, sql } of buses) await Promise.all([lambda.close(), sql.end()])
+  return figuresOf('hand-off of 100,000 by Invoke, transactional insert', rates)
+}
+
+/** A bus that up to `number` pollers drain. */
+interface HandOff {
+  readonly number: number
+  readonly sql: Sql
+  readonly lambda: LambdaProcesses
+}
+
+async function openHandOff(databaseUrl: string, number: number): Promise<HandOff> {
+  const sql = connect(databaseUrl, { statementTimeoutMs: 0 })
   await sql`drop table public.effect`
   await sql`create table public.effect (event_id bigint not null)`
-  const rates = new Map<number, number[]>(numbers.map((number) => [number, []]))
-  for (const number of numbers) {
-    const lambda = await startLambdaProcesses({
-      databaseUrl: url,
-      concurrency: number,
-      maxPollers: number,
-      ms: 5_000,
-    })
-    for (let round = 0; round <= rounds; round++) {
-      await sql`truncate loopless.event, public.effect`
-      await sql`insert into loopless.event (name, payload) select 'wake.published', '{}' from generate_series(1, ${count}::int)`
-      const rate = await rateOf(async () => {
-        lambda.invoke('wake')
-        await lambda.quiet()
-        return count
-      })
-      await expectOnce(sql, number)
-      if (round > 0) rates.get(number)?.push(rate)
-    }
-    await lambda.close()
-  }
-  await sql.end()
-  return figuresOf('hand-off of 100,000 by Invoke, transactional insert', rates)
+  const options = { databaseUrl, concurrency: number, maxPollers: number, ms: 5_000 }
+  return { number, sql, lambda: await startLambdaProcesses(options) }
+}
+
+/** @returns events a second */
+async function handOff({ number, sql, lambda }: HandOff): Promise<number> {
+  await sql`truncate loopless.event, public.effect`
+  await sql`insert into loopless.event (name, payload) select 'wake.published', '{}' from generate_series(1, ${count}::int)`
+  const rate = await rateOf(async () => {
+    lambda.invoke('wake')
+    await lambda.quiet()
+    return count
+  })
+  await expectOnce(sql, number)
+  return rate
 }
 
 async function expectOnce(sql: Sql, number: number): Promise<void> {
