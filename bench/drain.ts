@@ -18,7 +18,7 @@ export const draining: Benchmark = async ({ server, rounds }) => {
   }
   figures.push(await walOfDrain(sql))
   const far = await startFar(url)
-  const away = connect(far.url, { statementTimeoutMs: 0 })
+  const away = connect(far.through(url), { statementTimeoutMs: 0 })
   const what = 'the same at batch 500, the database 1 ms away each way'
   figures.push(await againstRaw({ what, sql: away, filler: sql, batchSize: 500, rounds, atLeast: 1.2 }))
   await Promise.all([sql.end(), away.end()])

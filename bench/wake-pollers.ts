@@ -5,31 +5,40 @@ import { startFar } from './far.ts'
 import { type Bench, type Figure, median, rateOf } from './figure.ts'
 import { fillLog } from './log.ts'
 import { drainTogether, startPoller } from './pollers.ts'
+import type { BenchServer } from './server.ts'
 
 const count = 100_000
 const numbers = [1, 2, 4]
 /** Rounds that do not count, by all pollers: those that drained less would run code that is optimized less. */
 const warmUps = 8
+/** The same by hand-off. */
+const handOffWarmUps = 3
+/** Of pollers beside the database: with more, and their sessions, there are more processes than cores, which tells nothing of pollers. */
+const mostThatCount = availableParallelism() / 2
 
-/** A long backlog drained by 1, 2 and 4 pollers: started by hand, near and far, and by hand-off through Invoke. */
+/** A long backlog drained by 1, 2 and 4 pollers: started by hand, and by hand-off through Invoke; far and near. */
 export async function pollersTogether(bench: Bench): Promise<Figure[]> {
-  return [...(await startedFar(bench)), ...(await startedNear(bench)), ...(await handedOff(bench))]
+  return [
+    ...(await startedFar(bench)),
+    ...(await startedNear(bench)),
+    ...(await handedOffFar(bench)),
+    ...(await handedOffNear(bench)),
+  ]
 }
 
 /** As far from the database as a Lambda is. */
 async function startedFar({ server, rounds }: Bench): Promise<Figure[]> {
   const url = await server.createDatabase('bench_far_pollers')
   const far = await startFar(url)
-  const rates = await started({ url, pollersUrl: far.url, rounds })
+  const rates = await started({ url, pollersUrl: far.through(url), rounds })
   far.close()
   return figuresOf('drain of 100,000, no-op handler, the database 1 ms away', rates)
 }
 
-/** Beside the database; more processes than the machine has cores say nothing of more pollers. */
+/** Beside the database. */
 async function startedNear({ server, rounds }: Bench): Promise<Figure[]> {
   const url = await server.createDatabase('bench_near_pollers')
   const rates = await started({ url, pollersUrl: url, rounds })
-  const mostThatCount = availableParallelism() / 2 // one for the poller, one for its session
   return figuresOf('drain of 100,000, no-op handler', rates, mostThatCount)
 }
 
@@ -59,43 +68,60 @@ async function started({ url, pollersUrl, rounds }: Started): Promise<Map<number
   return rates
 }
 
-/** A woken poller that invokes helpers, each in a process of its own; throws unless each event was handled once. */
-async function handedOff({ server, rounds }: Bench): Promise<Figure[]> {
-  const rates = new Map<number, number[]>(numbers.map((number) => [number, []]))
-  const buses = await Promise.all(
-    numbers.map(async (number) =>
-      openHandOff(await server.createDatabase(`bench_handoff_${number}`), number),
-    ),
-  )
-  for (let round = 0; round <= rounds; round++) {
-    for (const bus of buses) {
-      const rate = await handOff(bus)
-      if (round > 0) rates.get(bus.number)?.push(rate)
-    }
-  }
-  for (const { lambda, sql } of buses) await Promise.all([lambda.close(), sql.end()])
-  return figuresOf('hand-off of 100,000 by Invoke, transactional insert', rates)
+/** The same by hand-off: the handler inserts the events of a poll at once. */
+async function handedOffFar({ server, rounds }: Bench): Promise<Figure[]> {
+  const far = await startFar(await server.createDatabase('bench_far_handoff'))
+  const buses = await openBuses(server, 'wake.batched', (url) => far.through(url))
+  const rates = await handedOff(buses, rounds)
+  far.close()
+  return figuresOf('hand-off of 100,000 by Invoke, inserting batches, 1 ms away', rates)
 }
 
-/** A bus that up to `number` pollers drain. */
-interface HandOff {
+/** Beside the database; the handler inserts each event. */
+async function handedOffNear({ server, rounds }: Bench): Promise<Figure[]> {
+  const rates = await handedOff(await openBuses(server, 'wake.published', (url) => url), rounds)
+  return figuresOf('hand-off of 100,000 by Invoke, inserting each', rates, mostThatCount)
+}
+
+/** A bus that up to `number` pollers drain: one that was woken, and the helpers that it invokes, each in its process. */
+interface Bus {
   readonly number: number
+  readonly event: string
   readonly sql: Sql
   readonly lambda: LambdaProcesses
 }
 
-async function openHandOff(databaseUrl: string, number: number): Promise<HandOff> {
-  const sql = connect(databaseUrl, { statementTimeoutMs: 0 })
-  await sql`drop table public.effect`
-  await sql`create table public.effect (event_id bigint not null)`
-  const options = { databaseUrl, concurrency: number, maxPollers: number, ms: 5_000 }
-  return { number, sql, lambda: await startLambdaProcesses(options) }
+/** One for each number: who was at work on the one before would count as at work on the next. */
+function openBuses(server: BenchServer, event: string, wayTo: (url: string) => string): Promise<Bus[]> {
+  return Promise.all(
+    numbers.map(async (number): Promise<Bus> => {
+      const url = await server.createDatabase(`bench_${event.replace('.', '_')}_${number}`)
+      const sql = connect(url, { statementTimeoutMs: 0 })
+      await sql`drop table public.effect`
+      await sql`create table public.effect (event_id bigint not null)`
+      const options = { databaseUrl: wayTo(url), concurrency: number, maxPollers: number, ms: 5_000 }
+      return { number, event, sql, lambda: await startLambdaProcesses(options) }
+    }),
+  )
 }
 
-/** @returns events a second */
-async function handOff({ number, sql, lambda }: HandOff): Promise<number> {
+/** Events a second, by the number of pollers. */
+async function handedOff(buses: ReadonlyArray<Bus>, rounds: number): Promise<Map<number, number[]>> {
+  const rates = new Map<number, number[]>(numbers.map((number) => [number, []]))
+  for (let round = -handOffWarmUps; round < rounds; round++) {
+    for (const bus of buses) {
+      const rate = await handOff(bus)
+      if (round >= 0) rates.get(bus.number)?.push(rate)
+    }
+  }
+  for (const { lambda, sql } of buses) await Promise.all([lambda.close(), sql.end()])
+  return rates
+}
+
+/** Throws unless each event was handled once. */
+async function handOff({ number, event, sql, lambda }: Bus): Promise<number> {
   await sql`truncate loopless.event, public.effect`
-  await sql`insert into loopless.event (name, payload) select 'wake.published', '{}' from generate_series(1, ${count}::int)`
+  await sql`insert into loopless.event (name, payload) select ${event}, '{}' from generate_series(1, ${count}::int)`
   const rate = await rateOf(async () => {
     lambda.invoke('wake')
     await lambda.quiet()
