@@ -1,7 +1,7 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { type ClaimLimits, claim, claimAlone } from '../src/claim.ts'
+import { claim, claimAlone } from '../src/claim.ts'
 import {
   type ConnectOptions,
   connect,
@@ -19,6 +19,7 @@ import {
   type Sql,
 } from '../src/index.ts'
 import type { Item } from '../src/items.ts'
+import type { ClaimLimits } from '../src/lease.ts'
 import { BusModel, type Conduct, type DroppedItem, maxAttempts, retryDelayMs } from './support/bus-model.ts'
 import { testDatabase } from './support/database.ts'
 import { tortureSeconds } from './support/torture.ts'

@@ -5,10 +5,10 @@ import { registerHooks } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PollReport } from '../../src/index.ts'
 
-const oldClaim = new URL('old-claim.ts', import.meta.url).href
+const oldLease = new URL('old-lease.ts', import.meta.url).href
 registerHooks({
   resolve: (specifier, context, next) =>
-    specifier === './claim.ts' ? { url: oldClaim, shortCircuit: true } : next(specifier, context),
+    specifier === './lease.ts' ? { url: oldLease, shortCircuit: true } : next(specifier, context),
 })
 const { connect, poll } = await import('../../src/index.ts')
 const { upgradeHandlers } = await import('./upgrade-handlers.ts')
