@@ -17,7 +17,7 @@ export const draining: Benchmark = async ({ server, rounds }) => {
     figures.push(await againstRaw({ what, sql, filler: sql, batchSize, rounds, atLeast: 0.6 }))
   }
   figures.push(await walOfDrain(sql))
-  const far = await startFar(url)
+  const far = await startFar(server.url)
   const away = connect(far.through(url), { statementTimeoutMs: 0 })
   const what = 'the same at batch 500, the database 1 ms away each way'
   figures.push(await againstRaw({ what, sql: away, filler: sql, batchSize: 500, rounds, atLeast: 1.2 }))

@@ -18,6 +18,8 @@ const settings = {
 
 /** The server that everything is measured on. */
 export interface BenchServer {
+  /** The server, by its first database. */
+  readonly url: string
   /** Makes a database with the schema and the raw loop in it. Returns its url. */
   createDatabase(name: string): Promise<string>
   stop(): Promise<void>
@@ -40,6 +42,7 @@ export async function startBenchServer(): Promise<BenchServer> {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130))
   await server.start()
   return {
+    url: server.url,
     async createDatabase(name) {
       const admin = postgres(server.url, { max: 1, onnotice: () => {} })
       await admin`create database ${admin(name)}`

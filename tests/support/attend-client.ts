@@ -28,16 +28,20 @@ const tell = (message: AttendMessage): Promise<void> =>
   new Promise((resolve) => process.send?.(message, undefined, {}, () => resolve()))
 
 let handledAt: [string, number][] = []
-const options = { transactional: true, maxAttempts: 60_000, baseDelaySeconds: 0, jitter: 0 } as const
+const inTransaction = { transactional: true, maxAttempts: 60_000, baseDelaySeconds: 0, jitter: 0 } as const
 const handlers = defineHandlers({
-  effect: defineHandler(defineEvent('wake.published'), options, async ({ id }, { tx }) => {
+  effect: defineHandler(defineEvent('wake.published'), inTransaction, async ({ id }, { tx }) => {
     handledAt.push([id, Date.now()])
     await tx`insert into effect (event_id) values (${id})`
   }),
-  effects: defineHandler(defineEvent('wake.batched'), { ...options, batch: true }, async (events, { tx }) => {
-    const ids = events.map(({ id }) => id)
-    await tx`insert into effect (event_id) select unnest(${ids}::bigint[])`
-  }),
+  effects: defineHandler(
+    defineEvent('wake.batched'),
+    { ...inTransaction, batch: true },
+    async (events, { tx }) => {
+      const ids = events.map(({ id }) => id)
+      await tx`insert into effect (event_id) select unnest(${ids}::bigint[])`
+    },
+  ),
 })
 
 async function run({ purpose, ms }: AttendRequest): Promise<string> {
