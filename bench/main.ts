@@ -54,15 +54,22 @@ function heading(): string {
 function line(figure: Figure): string {
   const { what, value, unit, peer, ratio, target } = figure
   const bound =
-    target === null ? '' : target.atLeast === undefined ? `≤ ${target.atMost}` : `≥ ${target.atLeast}`
+    target === null
+      ? ''
+      : target.atLeast === undefined
+        ? `≤ ${target.atMost}`
+        : `≥ ${Number(target.atLeast.toFixed(2))}`
   const reached = isReached(figure)
   const verdict = reached === null ? '' : reached ? '✓' : '✗ not reached'
-  const measured = `${format(value)} ${unit === 'events/s' ? '/s' : unit}`.trimEnd()
-  const hand = peer === null ? '' : `${format(peer)} /s`
+  const withUnit = (number: number): string =>
+    `${format(number)} ${unit === 'events/s' ? '/s' : unit}`.trimEnd()
+  const measured = withUnit(value)
+  const hand = peer === null ? '' : withUnit(peer)
   return `${what.padEnd(70)}${measured.padStart(12)}${hand.padStart(12)}${(ratio?.toFixed(2) ?? '').padStart(7)}  ${bound} ${verdict}`.trimEnd()
 }
 
 function format(value: number): string {
   if (Number.isInteger(value) && value < 100) return String(value)
-  return value >= 100 ? Math.round(value).toLocaleString('en-US') : value.toFixed(1)
+  if (value >= 100) return Math.round(value).toLocaleString('en-US')
+  return value.toFixed(value < 2 ? 2 : 1)
 }

@@ -1,8 +1,15 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
+import { connect } from '../src/index.ts'
+import { rateOf } from './figure.ts'
+import { fillLog } from './log.ts'
+import type { Ways } from './ways.ts'
+
+/** What a poller process drains, and with which handler. */
+export type PollerKind = 'idle' | 'inserting' | 'raw idle' | 'raw inserting'
 
 /** Starts a process that drains when told to (poller.ts), and waits until it has connected. */
-export async function startPoller(url: string, kind: 'idle' | 'inserting'): Promise<ChildProcess> {
+export async function startPoller(url: string, kind: PollerKind): Promise<ChildProcess> {
   const poller = fork(new URL('poller.ts', import.meta.url), [url, kind])
   await once(poller, 'message')
   return poller
@@ -18,4 +25,39 @@ async function drainIn(poller: ChildProcess): Promise<number> {
   poller.send('drain')
   const [drained] = await once(poller, 'message')
   return Number(drained)
+}
+
+export interface PollersOptions {
+  /** The database, as the log is filled. */
+  readonly url: string
+  /** As pollers connect to it. */
+  readonly pollersUrl: string
+  readonly kind: PollerKind
+  /** Events in the log. */
+  readonly count: number
+  /** Drains that do not count, by all pollers: those that drained less would run code that is optimized less. */
+  readonly warmUps: number
+}
+
+/** Pollers that are started together: by each of the numbers. */
+export async function openPollers(
+  numbers: ReadonlyArray<number>,
+  { url, pollersUrl, kind, count, warmUps }: PollersOptions,
+): Promise<Ways> {
+  const sql = connect(url, { statementTimeoutMs: 0 })
+  const most = Math.max(...numbers)
+  const pollers = await Promise.all(Array.from({ length: most }, () => startPoller(pollersUrl, kind)))
+  const drainWith = async (number: number): Promise<number> => {
+    await sql`truncate public.effect`
+    await fillLog(sql, kind.startsWith('raw') ? 'raw_loop.event' : 'loopless.event', count)
+    return rateOf(() => drainTogether(pollers.slice(0, number)))
+  }
+  for (let round = 0; round < warmUps; round++) await drainWith(most)
+  return {
+    ways: numbers.map((number) => ({ pollers: number, drain: () => drainWith(number) })),
+    async close() {
+      for (const poller of pollers) poller.disconnect()
+      await sql.end()
+    },
+  }
 }
