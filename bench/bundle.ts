@@ -10,7 +10,7 @@ const poller = `export { connect, defineHandlers, drain } from './src/index.ts'`
 const sdk = `export { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda'`
 
 /** What a poller weighs, bundled as the functions are, and what loading it costs a new process; then the functions themselves. */
-export const bundling: Benchmark = async ({ rounds }) => {
+export const bundling: Benchmark = async function* ({ rounds }) {
   mkdirSync(join(root, '.esbuild'), { recursive: true })
   const directory = mkdtempSync(join(root, '.esbuild', 'bench-'))
   const bundle = async (name: string, contents: string): Promise<string> => {
@@ -28,17 +28,11 @@ export const bundling: Benchmark = async ({ rounds }) => {
     const alone = await bundle('poller.cjs', poller)
     const withSdk = await bundle('sdk.cjs', `${poller}\n${sdk}`)
     await buildFunctions({ outdir: relative(root, directory) })
-    return [
-      ...measure('a poller', alone, 100, rounds),
-      ...measure('a poller with the AWS SDK', withSdk, 500, rounds),
-      ...measure(
-        'the function poll: sign-ins, authorities, handlers',
-        join(directory, 'poll.cjs'),
-        500,
-        rounds,
-      ),
-      ...measure('the function wake: these, and Invoke', join(directory, 'wake.cjs'), 500, rounds),
-    ]
+    yield* measure('a poller', alone, 100, rounds)
+    yield* measure('a poller with the AWS SDK', withSdk, 500, rounds)
+    const poll = join(directory, 'poll.cjs')
+    yield* measure('the function poll: sign-ins, authorities, handlers', poll, 500, rounds)
+    yield* measure('the function wake: these, and Invoke', join(directory, 'wake.cjs'), 500, rounds)
   } finally {
     rmSync(directory, { recursive: true, force: true })
   }

@@ -8,22 +8,20 @@ import { walBytesOf } from './server.ts'
 const count = 50_000
 
 /** A handler that does nothing, against the raw loop of claim and settle at the same batch size. */
-export const draining: Benchmark = async ({ server, rounds }) => {
+export const draining: Benchmark = async function* ({ server, rounds }) {
   const url = await server.createDatabase('bench_drain')
   const sql = connect(url, { statementTimeoutMs: 0 })
-  const figures: Figure[] = []
   for (const batchSize of [100, 500, 1_000]) {
     const what = `drain, no-op handler, batch ${batchSize}`
-    figures.push(await againstRaw({ what, sql, filler: sql, batchSize, rounds, atLeast: 0.6 }))
+    yield await againstRaw({ what, sql, filler: sql, batchSize, rounds, atLeast: 0.6 })
   }
-  figures.push(await walOfDrain(sql))
+  yield await walOfDrain(sql)
   const far = await startFar(server.url)
   const away = connect(far.through(url), { statementTimeoutMs: 0 })
   const what = 'the same at batch 500, the database 1 ms away each way'
-  figures.push(await againstRaw({ what, sql: away, filler: sql, batchSize: 500, rounds, atLeast: 1.2 }))
+  yield await againstRaw({ what, sql: away, filler: sql, batchSize: 500, rounds, atLeast: 1.2 })
   await Promise.all([sql.end(), away.end()])
   far.close()
-  return figures
 }
 
 interface Against {
@@ -66,7 +64,7 @@ async function walOfDrain(sql: Sql): Promise<Figure> {
 }
 
 /** The last 20,000 of 100,000 events drained while a session holds an old snapshot, against the first. */
-export const heldSnapshot: Benchmark = async ({ server, rounds }) => {
+export const heldSnapshot: Benchmark = async function* ({ server, rounds }) {
   const url = await server.createDatabase('bench_held')
   const sql = connect(url, { statementTimeoutMs: 0 })
   const holder = connect(url, { statementTimeoutMs: 0, idleInTransactionTimeoutMs: 0 })
@@ -87,11 +85,11 @@ export const heldSnapshot: Benchmark = async ({ server, rounds }) => {
     lasts.push(rates[4] ?? Number.NaN)
   }
   await Promise.all([sql.end(), holder.end()])
-  return [flatness('drain with an old snapshot held: last 20,000 of 100,000 against first', lasts, firsts)]
+  yield flatness('drain with an old snapshot held: last 20,000 of 100,000 against first', lasts, firsts)
 }
 
 /** The first 10,000 events of a backlog of 1,000,000, against a backlog of 10,000. */
-export const backlog: Benchmark = async ({ server, rounds }) => {
+export const backlog: Benchmark = async function* ({ server, rounds }) {
   const sql = connect(await server.createDatabase('bench_backlog'), { statementTimeoutMs: 0 })
   const long: number[] = []
   const short: number[] = []
@@ -105,7 +103,7 @@ export const backlog: Benchmark = async ({ server, rounds }) => {
     short.push(await rateOf(() => drainLog(sql, idleHandlers, 500, 10_000)))
   }
   await sql.end()
-  return [flatness('drain with a backlog of 1,000,000 against one of 10,000', long, short)]
+  yield flatness('drain with a backlog of 1,000,000 against one of 10,000', long, short)
 }
 
 function flatness(what: string, values: ReadonlyArray<number>, peers: ReadonlyArray<number>): Figure {

@@ -25,8 +25,8 @@ export interface Bench {
   readonly rounds: number
 }
 
-/** A group of the table. */
-export type Benchmark = (bench: Bench) => Promise<Figure[]>
+/** A group of the table: each figure as soon as it is measured. */
+export type Benchmark = (bench: Bench) => AsyncIterable<Figure>
 
 /** Whether a figure is within its target; null without one. */
 export function isReached({ value, ratio, target }: Figure): boolean | null {

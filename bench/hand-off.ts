@@ -5,9 +5,6 @@ import type { BenchServer } from './server.ts'
 import type { Ways } from './ways.ts'
 
 const count = 100_000
-/** Drains that do not count: those by many pollers run code that is optimized less. */
-const warmUps = 3
-
 /** A bus that up to `pollers` drain: one that was woken, and the helpers that it invokes, each in its process. */
 interface Bus {
   readonly pollers: number
@@ -38,7 +35,8 @@ export async function openHandOffs(
       return { pollers, sql, lambda: await startLambdaProcesses(options) }
     }),
   )
-  for (let round = 0; round < warmUps; round++) for (const bus of buses) await handOff(bus, event)
+  // drains that do not count, until each process has run its code as often as those of the other buses
+  for (const bus of buses) for (let round = 0; round < bus.pollers; round++) await handOff(bus, event)
   return {
     ways: buses.map((bus) => ({ pollers: bus.pollers, drain: () => handOff(bus, event) })),
     async close() {

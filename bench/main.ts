@@ -38,7 +38,7 @@ const figures: Figure[] = []
 if (!options.json) console.log(heading())
 for (const [name, benchmark] of Object.entries(benchmarks)) {
   if (positionals.length > 0 && !positionals.includes(name)) continue
-  for (const figure of await benchmark({ server, rounds })) {
+  for await (const figure of benchmark({ server, rounds })) {
     figures.push(figure)
     if (!options.json) console.log(line(figure))
   }

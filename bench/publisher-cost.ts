@@ -9,20 +9,20 @@ import { type Bench, compare, type Figure } from './figure.ts'
 const run = promisify(execFile)
 /** Short and many: what the disk and the machine do changes within seconds, by more than what is measured. */
 const seconds = 2
-const turnsPerRound = 4
+const turnsPerRound = 3
 const script = `begin;
 select loopless.publish('bench.cost', '{"orderId": 1}'::json);
 end;
 `
 
 /** What the trigger costs publishers, by pgbench with 8 of them: against the same without the trigger. */
-export async function publisherCost({ server, rounds }: Bench): Promise<Figure[]> {
+export async function* publisherCost({ server, rounds }: Bench): AsyncIterable<Figure> {
   const pgbench = await findPgbench()
   if (pgbench === undefined) {
     console.error(
       'pgbench is not on this machine (Debian: postgresql-contrib): what publishers pay was not measured.',
     )
-    return []
+    return
   }
   const url = await server.createDatabase('bench_cost')
   const sql = connect(url)
@@ -65,19 +65,12 @@ export async function publisherCost({ server, rounds }: Bench): Promise<Figure[]
     // no extension is here: each wake is tried, fails and is recorded, and the mark goes ahead for 5 s
     { what: 'nobody awake, a wake each 5 s', prepare: setTarget, target: null },
   ]
-  const figures: Figure[] = []
   for (const { what, prepare, target } of states) {
     const measured = await compare(turnsPerRound * rounds, withTrigger(prepare), without)
-    figures.push({
-      what: `publish, ${what}, against no trigger (pgbench)`,
-      ...measured,
-      unit: 'events/s',
-      target,
-    })
+    yield { what: `publish, ${what}, against no trigger (pgbench)`, ...measured, unit: 'events/s', target }
   }
   await sql.end()
   await rm(directory, { recursive: true })
-  return figures
 }
 
 async function findPgbench(): Promise<string | undefined> {

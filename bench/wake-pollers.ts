@@ -13,13 +13,11 @@ const warmUps = 8
  * as a Lambda is, and beside it. There the pollers and their sessions share the machine's cores, and the raw loop, by as many,
  * tells what is lost by more processes than cores.
  */
-export async function pollersTogether(bench: Bench): Promise<Figure[]> {
-  return [
-    ...(await startedFar(bench)),
-    ...(await startedNear(bench)),
-    ...(await handedOffFar(bench)),
-    ...(await handedOffNear(bench)),
-  ]
+export async function* pollersTogether(bench: Bench): AsyncIterable<Figure> {
+  yield* await startedFar(bench)
+  yield* await startedNear(bench)
+  yield* await handedOffFar(bench)
+  yield* await handedOffNear(bench)
 }
 
 async function startedFar({ server, rounds }: Bench): Promise<Figure[]> {
@@ -68,7 +66,7 @@ async function handedOffNear({ server, rounds }: Bench): Promise<Figure[]> {
 
 async function openRawInserting({ createDatabase }: Bench['server']): Promise<Ways> {
   const url = await createDatabase('bench_raw_inserting')
-  return openPollers(numbers, { url, pollersUrl: url, kind: 'raw inserting', count, warmUps: 2 })
+  return openPollers(numbers, { url, pollersUrl: url, kind: 'raw inserting', count: count / 4, warmUps })
 }
 
 /**

@@ -19,16 +19,15 @@ const commits = 200
 const published = defineEvent('bench.published')
 
 /** Waking in this process: from a commit to its handler, invocations a burst; then what publishers pay, and many pollers. */
-export const waking: Benchmark = async (bench) => {
+export const waking: Benchmark = async function* (bench) {
   const url = await bench.server.createDatabase('bench_wake')
   const bus = await startWakes(url)
-  const figures = [
-    ...(await latency(bus, url)),
-    ...(await throughOffline(bench)),
-    ...(await bursts(bus, url)),
-  ]
+  yield* await latency(bus, url)
+  yield* await throughOffline(bench)
+  yield* bursts(bus, url)
   await bus.stop()
-  return [...figures, ...(await publisherCost(bench)), ...(await pollersTogether(bench))]
+  yield* publisherCost(bench)
+  yield* pollersTogether(bench)
 }
 
 interface Wakes {
@@ -106,10 +105,9 @@ async function latency({ beganMs, idle }: Wakes, url: string): Promise<Figure[]>
   ]
 }
 
-async function bursts(bus: Wakes, url: string): Promise<Figure[]> {
+async function* bursts(bus: Wakes, url: string): AsyncIterable<Figure> {
   const publishers = Array.from({ length: 8 }, () => connect(url))
   await Promise.all(publishers.map((sql) => sql`select 1`))
-  const figures: Figure[] = []
   for (const transactions of [1, 10, 100, 1_000]) {
     await bus.idle()
     const before = bus.invocations()
@@ -121,15 +119,14 @@ async function bursts(bus: Wakes, url: string): Promise<Figure[]> {
     await Promise.all(publishers.map(publishSome))
     while (bus.beganMs.size < handledBefore + transactions) await sleep(1)
     await bus.idle()
-    figures.push({
+    yield {
       what: `invocations for a burst of ${transactions.toLocaleString('en-US')} transactions by 8 publishers`,
       value: bus.invocations() - before,
       unit: '',
       peer: null,
       ratio: null,
       target: transactions === 1_000 ? { atMost: 10 } : null,
-    })
+    }
   }
   await Promise.all(publishers.map((sql) => sql.end()))
-  return figures
 }
