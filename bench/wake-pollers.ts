@@ -36,7 +36,7 @@ async function startedNear({ server, rounds }: Bench): Promise<Figure[]> {
   const url = await server.createDatabase('bench_near_pollers')
   const options = { url, pollersUrl: url, count, warmUps }
   const [rates, raw] = await drainInTurn(
-    3 * rounds, // of half a second each
+    5 * rounds, // of half a second each
     await openPollers(numbers, { ...options, kind: 'idle' }),
     await openPollers(numbers, { ...options, kind: 'raw idle' }),
   )
