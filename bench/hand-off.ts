@@ -5,6 +5,7 @@ import type { BenchServer } from './server.ts'
 import type { Ways } from './ways.ts'
 
 const count = 100_000
+
 /** A bus that up to `pollers` drain: one that was woken, and the helpers that it invokes, each in its process. */
 interface Bus {
   readonly pollers: number

@@ -66,7 +66,7 @@ async function handedOffNear({ server, rounds }: Bench): Promise<Figure[]> {
 
 async function openRawInserting({ createDatabase }: Bench['server']): Promise<Ways> {
   const url = await createDatabase('bench_raw_inserting')
-  return openPollers(numbers, { url, pollersUrl: url, kind: 'raw inserting', count: count / 4, warmUps })
+  return openPollers(numbers, { url, pollersUrl: url, kind: 'raw inserting', count, warmUps: 2 })
 }
 
 /**

@@ -5,7 +5,7 @@ export interface Way {
   drain(): Promise<number>
 }
 
-/** What has ways by 1, 2 and 4 pollers. */
+/** The same by several numbers of pollers, and what they share. */
 export interface Ways {
   readonly ways: ReadonlyArray<Way>
   close(): Promise<void>
