@@ -57,8 +57,12 @@ export async function compare(
     const turns = [async () => values.push(await ours()), async () => peerValues.push(await peers())]
     for (const turn of round % 2 === 0 ? turns : turns.reverse()) await turn()
   }
-  const ratios = values.map((value, round) => value / (peerValues[round] ?? Number.NaN))
-  return { value: median(values), peer: median(peerValues), ratio: median(ratios) }
+  return { value: median(values), peer: median(peerValues), ratio: median(ratiosOf(values, peerValues)) }
+}
+
+/** Each value against its peer, round by round. */
+export function ratiosOf(values: ReadonlyArray<number>, peers: ReadonlyArray<number>): number[] {
+  return values.map((value, round) => value / (peers[round] ?? Number.NaN))
 }
 
 /** Events a second of an action that returns how many there were. */

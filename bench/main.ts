@@ -2,7 +2,7 @@
 import { parseArgs } from 'node:util'
 import { bundling } from './bundle.ts'
 import { backlog, draining, heldSnapshot } from './drain.ts'
-import { type Benchmark, type Figure, isReached } from './figure.ts'
+import { type Benchmark, type Figure, isReached, type Target } from './figure.ts'
 import { publishing } from './publish.ts'
 import { startBenchServer } from './server.ts'
 import { transactional } from './transactional.ts'
@@ -53,19 +53,18 @@ function heading(): string {
 
 function line(figure: Figure): string {
   const { what, value, unit, peer, ratio, target } = figure
-  const bound =
-    target === null
-      ? ''
-      : target.atLeast === undefined
-        ? `≤ ${target.atMost}`
-        : `≥ ${Number(target.atLeast.toFixed(2))}`
   const reached = isReached(figure)
   const verdict = reached === null ? '' : reached ? '✓' : '✗ not reached'
   const withUnit = (number: number): string =>
     `${format(number)} ${unit === 'events/s' ? '/s' : unit}`.trimEnd()
   const measured = withUnit(value)
   const hand = peer === null ? '' : withUnit(peer)
-  return `${what.padEnd(70)}${measured.padStart(12)}${hand.padStart(12)}${(ratio?.toFixed(2) ?? '').padStart(7)}  ${bound} ${verdict}`.trimEnd()
+  return `${what.padEnd(70)}${measured.padStart(12)}${hand.padStart(12)}${(ratio?.toFixed(2) ?? '').padStart(7)}  ${boundOf(target)} ${verdict}`.trimEnd()
+}
+
+function boundOf(target: Target | null): string {
+  if (target === null) return ''
+  return target.atLeast === undefined ? `≤ ${target.atMost}` : `≥ ${Number(target.atLeast.toFixed(2))}`
 }
 
 function format(value: number): string {

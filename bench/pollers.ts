@@ -3,20 +3,20 @@ import { once } from 'node:events'
 import { connect } from '../src/index.ts'
 import { rateOf } from './figure.ts'
 import { fillLog } from './log.ts'
-import type { Ways } from './ways.ts'
+import type { Way } from './ways.ts'
 
 /** What a poller process drains, and with which handler. */
 export type PollerKind = 'idle' | 'inserting' | 'raw idle' | 'raw inserting'
 
 /** Starts a process that drains when told to (poller.ts), and waits until it has connected. */
-export async function startPoller(url: string, kind: PollerKind): Promise<ChildProcess> {
+async function startPoller(url: string, kind: PollerKind): Promise<ChildProcess> {
   const poller = fork(new URL('poller.ts', import.meta.url), [url, kind])
   await once(poller, 'message')
   return poller
 }
 
 /** Has pollers drain at the same time, each until nothing is left. @returns how many events it were */
-export async function drainTogether(pollers: ReadonlyArray<ChildProcess>): Promise<number> {
+async function drainTogether(pollers: ReadonlyArray<ChildProcess>): Promise<number> {
   const drained = await Promise.all(pollers.map(drainIn))
   return drained.reduce((sum, one) => sum + one, 0)
 }
@@ -43,7 +43,7 @@ export interface PollersOptions {
 export async function openPollers(
   numbers: ReadonlyArray<number>,
   { url, pollersUrl, kind, count, warmUps }: PollersOptions,
-): Promise<Ways> {
+): Promise<Way> {
   const sql = connect(url, { statementTimeoutMs: 0 })
   const most = Math.max(...numbers)
   const pollers = await Promise.all(Array.from({ length: most }, () => startPoller(pollersUrl, kind)))
@@ -54,7 +54,8 @@ export async function openPollers(
   }
   for (let round = 0; round < warmUps; round++) await drainWith(most)
   return {
-    ways: numbers.map((number) => ({ pollers: number, drain: () => drainWith(number) })),
+    numbers,
+    drain: drainWith,
     async close() {
       for (const poller of pollers) poller.disconnect()
       await sql.end()

@@ -1,8 +1,7 @@
-import type { ChildProcess } from 'node:child_process'
 import { connect, type Sql } from '../src/index.ts'
 import { type Benchmark, compare, rateOf } from './figure.ts'
 import { drainLog, fillLog, insertingHandlers } from './log.ts'
-import { drainTogether, startPoller } from './pollers.ts'
+import { openPollers } from './pollers.ts'
 import { drainRawInserts } from './raw-loop.ts'
 
 const count = 20_000
@@ -28,19 +27,14 @@ export const transactional: Benchmark = async function* ({ server, rounds }) {
     unit: 'events/s',
     target: { atLeast: 0.8 },
   }
-  const pollers = await Promise.all([startPoller(url, 'inserting'), startPoller(url, 'inserting')])
-  const drainWith = async (some: ReadonlyArray<ChildProcess>): Promise<number> => {
-    await prepare(sql, 'loopless.event')
-    return rateOf(() => drainTogether(some))
-  }
-  await drainWith(pollers) // warm
+  await sql.end()
+  const pollers = await openPollers([1, 2], { url, pollersUrl: url, kind: 'inserting', count, warmUps: 1 })
   const twoAgainstOne = await compare(
     rounds,
-    () => drainWith(pollers),
-    () => drainWith(pollers.slice(0, 1)),
+    () => pollers.drain(2),
+    () => pollers.drain(1),
   )
-  for (const poller of pollers) poller.disconnect()
-  await sql.end()
+  await pollers.close()
   yield {
     what: 'the same, two pollers against one',
     ...twoAgainstOne,

@@ -1,8 +1,8 @@
 import { startFar } from './far.ts'
-import { type Bench, type Figure, median } from './figure.ts'
+import { type Bench, type Figure, median, ratiosOf } from './figure.ts'
 import { openHandOffs } from './hand-off.ts'
 import { openPollers } from './pollers.ts'
-import { drainInTurn, type Rates, type Ways } from './ways.ts'
+import { drainInTurn, type Rates, type Way } from './ways.ts'
 
 const count = 100_000
 const numbers = [1, 2, 4]
@@ -48,7 +48,7 @@ async function handedOffFar({ server, rounds }: Bench): Promise<Figure[]> {
   const far = await startFar(server.url)
   const [rates] = await drainInTurn(
     rounds,
-    await openHandOffs(server, numbers, { event: 'wake.batched', wayTo: (url) => far.through(url) }),
+    await openHandOffs(server, numbers, { event: 'wake.batched', count, wayTo: (url) => far.through(url) }),
   )
   far.close()
   return figuresOf('hand-off of 100,000, inserting batches, 1 ms away', rates)
@@ -58,13 +58,13 @@ async function handedOffFar({ server, rounds }: Bench): Promise<Figure[]> {
 async function handedOffNear({ server, rounds }: Bench): Promise<Figure[]> {
   const [rates, raw] = await drainInTurn(
     rounds,
-    await openHandOffs(server, numbers, { event: 'wake.published', wayTo: (url) => url }),
+    await openHandOffs(server, numbers, { event: 'wake.published', count, wayTo: (url) => url }),
     await openRawInserting(server),
   )
   return figuresOf('hand-off of 100,000, inserting each, beside', rates, raw)
 }
 
-async function openRawInserting({ createDatabase }: Bench['server']): Promise<Ways> {
+async function openRawInserting({ createDatabase }: Bench['server']): Promise<Way> {
   const url = await createDatabase('bench_raw_inserting')
   return openPollers(numbers, { url, pollersUrl: url, kind: 'raw inserting', count, warmUps: 2 })
 }
@@ -81,15 +81,15 @@ function figuresOf(what: string, rates: Rates | undefined, raw?: Rates): Figure[
       value: median(of(rates, number)),
       unit: 'events/s',
       peer: raw ? median(of(raw, number)) : null,
-      ratio: raw ? median(ratios(of(rates, number), of(raw, number))) : null,
+      ratio: raw ? median(ratiosOf(of(rates, number), of(raw, number))) : null,
       target: null,
     }
     const fewer = numbers[place - 1]
     if (fewer === undefined) return [rate]
-    const rawGain = raw ? median(ratios(of(raw, number), of(raw, fewer))) : null
+    const rawGain = raw ? median(ratiosOf(of(raw, number), of(raw, fewer))) : null
     const gain: Figure = {
       what: `the same, ${number} against ${fewer}`,
-      value: median(ratios(of(rates, number), of(rates, fewer))),
+      value: median(ratiosOf(of(rates, number), of(rates, fewer))),
       unit: '',
       peer: rawGain,
       ratio: null,
@@ -97,9 +97,4 @@ function figuresOf(what: string, rates: Rates | undefined, raw?: Rates): Figure[
     }
     return [rate, gain]
   })
-}
-
-/** Round by round. */
-function ratios(values: ReadonlyArray<number>, peers: ReadonlyArray<number>): number[] {
-  return values.map((value, round) => value / (peers[round] ?? Number.NaN))
 }

@@ -1,13 +1,8 @@
-/** One way of draining a backlog: by so many pollers at once. */
+/** One way of draining a backlog, by several numbers of pollers. */
 export interface Way {
-  readonly pollers: number
-  /** Fills the log and drains it. @returns events a second */
-  drain(): Promise<number>
-}
-
-/** The same by several numbers of pollers, and what they share. */
-export interface Ways {
-  readonly ways: ReadonlyArray<Way>
+  readonly numbers: ReadonlyArray<number>
+  /** Fills the log and drains it by one of the numbers. @returns events a second */
+  drain(pollers: number): Promise<number>
   close(): Promise<void>
 }
 
@@ -15,16 +10,20 @@ export interface Ways {
 export type Rates = ReadonlyMap<number, ReadonlyArray<number>>
 
 /**
- * Drains in all ways in turn, a number of rounds, so that whatever else the machine does meets all, and closes them.
- * @returns for each of `compared`
+ * Drains in all ways, by each number, in turn, a number of rounds, so that whatever else the machine does meets all, and
+ * closes them.
+ * @returns for each way
  */
-export async function drainInTurn(rounds: number, ...compared: Ways[]): Promise<Rates[]> {
-  const rates = compared.map(({ ways }) => new Map(ways.map(({ pollers }) => [pollers, [] as number[]])))
+export async function drainInTurn(rounds: number, ...ways: Way[]): Promise<Rates[]> {
+  const measured = ways.map((way) => ({
+    way,
+    rates: new Map<number, number[]>(way.numbers.map((n) => [n, []])),
+  }))
   for (let round = 0; round < rounds; round++) {
-    for (const [index, { ways }] of compared.entries()) {
-      for (const { pollers, drain } of ways) rates[index]?.get(pollers)?.push(await drain())
+    for (const { way, rates } of measured) {
+      for (const [pollers, ofPollers] of rates) ofPollers.push(await way.drain(pollers))
     }
   }
-  for (const { close } of compared) await close()
-  return rates
+  for (const way of ways) await way.close()
+  return measured.map(({ rates }) => rates)
 }

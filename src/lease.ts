@@ -28,8 +28,8 @@ export interface Leased {
 }
 
 /**
- * Leases, and reads what was leased: two statements, so that no lock is held while events are on their way; the second is sent with the first where it
- * arrives behind it.
+ * Leases, and reads what was leased: two statements, so that no lock is held while events are on their way; the second is
+ * sent with the first where it arrives behind it.
  */
 export async function leaseAndRead(
   sql: Sql,
